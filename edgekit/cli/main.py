@@ -1,0 +1,94 @@
+"""The ``edgekit`` command: finds commands by their file's name and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from typing import Any
+
+import click
+
+import edgekit
+from edgekit.cli import commands
+from edgekit.cli.output import show_error
+from edgekit.wire.errors import EXIT_INTERRUPTED, EdgekitError, UsageError, did_you_mean
+
+
+class CommandFiles(click.Group):
+    """A group whose commands are the modules of :mod:`edgekit.cli.commands`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the names of all commands."""
+        return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(commands.__path__))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        module = importlib.import_module(f"{commands.__name__}.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+
+@click.group(cls=CommandFiles, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(edgekit.__version__, prog_name="edgekit")
+def cli() -> None:
+    """From a model to a fleet of edge devices, under one acceptance contract.
+
+    \b
+    Example:
+      edgekit build efficientnet-lite0 --target rpi5
+    """
+
+
+def _usage_error(error: click.ClickException) -> UsageError:
+    hint = None
+    context = getattr(error, "ctx", None)
+    if isinstance(error, click.NoSuchOption):
+        hint = f"did you mean {error.possibilities[0]}?" if error.possibilities else None
+    elif context is not None and isinstance(context.command, click.Group) and context.args:
+        known = context.command.list_commands(context)
+        close = did_you_mean(context.args[0], known)
+        hint = f"did you mean {close}?" if close else None
+    if hint is None and context is not None:
+        hint = f"`{context.command_path} --help` shows how it is used"
+    return UsageError(error.format_message().rstrip("."), hint=hint)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: list[str]) -> int:
+    """Run the command line.
+
+    Args:
+        argv: Arguments without the program's name.
+
+    Returns:
+        The exit code; see :mod:`edgekit.wire.errors`.
+    """
+    as_json = "--json" in argv
+    verbose = "--verbose" in argv or "-v" in argv
+    try:
+        result: Any = cli.main(args=argv, prog_name="edgekit", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        failure: EdgekitError = _usage_error(error)
+    except EdgekitError as error:
+        if verbose:
+            import traceback
+
+            traceback.print_exc()
+        failure = error
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output is gone (`edgekit … | head`): nothing is wrong.
+        sys.stderr.close()
+        return 0
+    show_error(failure, as_json=as_json)
+    return failure.exit_code

@@ -1,0 +1,1 @@
+"""The shared arithmetic of host and device: pre- and post-processing, sessions, golden samples."""

@@ -1,0 +1,1 @@
+"""From a model and a target to a signed bundle. Runs on a workstation or in CI."""

@@ -1,0 +1,108 @@
+"""An ONNX model in memory, with what is needed to load, save and name it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.wire.canonical import sha256_hex
+from edgekit.wire.errors import BuildError
+
+if TYPE_CHECKING:
+    import onnx
+
+# protobuf cannot hold more in one message.
+MAX_PROTO_BYTES = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An ONNX model. A pass is Graph → Graph and never changes the one it was given.
+
+    Attributes:
+        proto: The model; treated as read-only.
+        sha256: Digest of its deterministic serialisation.
+        size_bytes: Length of that serialisation.
+    """
+
+    proto: onnx.ModelProto
+    sha256: str
+    size_bytes: int
+
+    @classmethod
+    def of(cls, proto: onnx.ModelProto) -> Graph:
+        """Wrap a proto, which the caller gives away."""
+        data = serialize(proto)
+        return cls(proto=proto, sha256=sha256_hex(data), size_bytes=len(data))
+
+    @classmethod
+    def load(cls, path: Path) -> Graph:
+        """Read and check an .onnx file; external data beside it is taken in.
+
+        Raises:
+            BuildError: The file is missing, truncated, larger than 2 GB or not ONNX.
+        """
+        import onnx
+        from google.protobuf.message import DecodeError
+
+        try:
+            proto = onnx.load(str(path))
+        except FileNotFoundError as error:
+            raise BuildError("no such file", where=str(path)) from error
+        except (DecodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
+            raise BuildError(
+                "not a readable ONNX file (truncated, or another format)",
+                hint="check the download, or export the model again",
+                where=str(path),
+            ) from error
+        if not proto.graph.node and not proto.graph.output:
+            raise BuildError("not an ONNX model: it has no graph", where=str(path))
+        return cls.of(proto)
+
+    def save(self, path: Path) -> None:
+        """Write the deterministic serialisation."""
+        path.write_bytes(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """Return the deterministic serialisation."""
+        return serialize(self.proto)
+
+    def copy(self) -> onnx.ModelProto:
+        """Return a proto that the caller may change."""
+        import onnx
+
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        return proto
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set."""
+        return max((o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
+
+    @property
+    def input_names(self) -> list[str]:
+        """Names of the inputs that a caller feeds (initializers are not inputs)."""
+        constants = {i.name for i in self.proto.graph.initializer}
+        return [i.name for i in self.proto.graph.input if i.name not in constants]
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the outputs."""
+        return [o.name for o in self.proto.graph.output]
+
+
+def serialize(proto: Any) -> bytes:  # noqa: ANN401 - protobuf messages are untyped
+    """Serialise a message so that equal messages give equal bytes.
+
+    Raises:
+        BuildError: The message is larger than protobuf's 2 GB.
+    """
+    if proto.ByteSize() > MAX_PROTO_BYTES:
+        raise BuildError("the model is over 2 GB", hint="edgekit packs models of up to 2 GB")
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data
+
+
+
