@@ -8,6 +8,8 @@ Boxes are ``float32[N, 4]``: x1, y1, x2, y2 in pixels, x to the right, y down.
 from __future__ import annotations
 
 import io
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -68,7 +70,10 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     if len(data) > MAX_FILE_BYTES:
         raise ConfigError(f"the picture's file is over {MAX_FILE_BYTES >> 20} MiB")
     try:
-        with image_module.open(io.BytesIO(data), formats=FORMATS) as opened:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            image_module.open(io.BytesIO(data), formats=FORMATS) as opened,
+        ):
             _check_size(opened.width, opened.height, max_pixels)
             upright = image_ops.exif_transpose(opened)
             return np.asarray(_to_rgb(image_module, upright), dtype=np.uint8)
@@ -91,12 +96,11 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def _to_rgb(image_module: ModuleType, image: Any) -> Any:  # noqa: ANN401 - Pillow is imported lazily
-    if image.mode.startswith(("I", "F")):
-        grey = np.asarray(image).astype(np.float64)
+    if image.mode.startswith("I"):
         # 16 bits a grey value; Pillow's own conversion clips at 255.
-        scale = 257.0 if grey.max(initial=0) > 255 else 1.0  # noqa: PLR2004
-        image = image_module.fromarray(np.clip(grey / scale, 0, 255).astype(np.uint8))
-    if "A" in image.mode or "transparency" in image.info:
+        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) // 257
+        image = image_module.fromarray(grey.astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = image_module.new("RGBA", rgba.size, (255, 255, 255, 255))
         image = image_module.alpha_composite(white, rgba)
@@ -118,13 +122,22 @@ def decode_npy(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """
     if len(data) > MAX_FILE_BYTES:
         raise ConfigError(f"the .npy file is over {MAX_FILE_BYTES >> 20} MiB")
+    file = io.BytesIO(data)
     try:
+        # The header alone first: np.load takes the memory that a header asks for.
+        version = np.lib.format.read_magic(file)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, _, dtype = read_header(file)
+        if dtype != np.uint8:
+            raise ConfigError(f"the .npy file holds {dtype}, expected uint8")
+        if math.prod(shape) > 4 * max_pixels:
+            raise ConfigError(f"the .npy file has shape {list(shape)}: too large")
         array = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError, SyntaxError, MemoryError) as error:
+    except (ValueError, KeyError, EOFError, OSError, SyntaxError, TypeError) as error:
         raise ConfigError(f"not a readable .npy file: {error}") from error
-    if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
-        kind = getattr(array, "dtype", type(array).__name__)
-        raise ConfigError(f"the .npy file holds {kind}, expected uint8")
     if array.ndim == 2:  # noqa: PLR2004
         array = array[:, :, np.newaxis]
     if array.ndim != 3 or array.shape[2] not in (1, 3) or array.size == 0:  # noqa: PLR2004
