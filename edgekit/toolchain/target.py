@@ -33,10 +33,17 @@ class Cpu:
 
 @dataclass(frozen=True)
 class Memory:
-    """Main memory: size, and what one process can read from it."""
+    """Main memory and the last cache in front of it.
+
+    Attributes:
+        size_mib: Size of main memory.
+        bandwidth_mib_s: Peak of its interface: transfers a second times width.
+        cache_kib: Last level of cache that the cores named above share; 0 where unknown.
+    """
 
     size_mib: int
     bandwidth_mib_s: float
+    cache_kib: int = 0
 
 
 @dataclass(frozen=True)
