@@ -28,7 +28,7 @@ MAX_FILE_BYTES = 64 << 20
 MAX_PIXELS = 50_000_000  # a 50-megapixel photograph: 150 MB as RGB
 # What cameras and the web use. Pillow has forty parsers more, each one a thing to attack.
 FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-_FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
+FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
 
 def import_pillow() -> tuple[ModuleType, ModuleType]:
@@ -179,14 +179,14 @@ def resize(image: Pixels, width: int, height: int, method: str = "bilinear") -> 
     Raises:
         ConfigError: No such method.
     """
-    if method not in _FILTERS:
-        raise ConfigError(f'no resize method "{method}"', hint=f"methods: {', '.join(_FILTERS)}")
+    if method not in FILTERS:
+        raise ConfigError(f'no resize method "{method}"', hint=f"methods: {', '.join(FILTERS)}")
     if image.shape[:2] == (height, width):
         return image
     image_module, _ = import_pillow()
     grey = image.shape[2] == 1
     source = image_module.fromarray(np.ascontiguousarray(image[:, :, 0] if grey else image))
-    resized = np.asarray(source.resize((width, height), _FILTERS[method]), dtype=np.uint8)
+    resized = np.asarray(source.resize((width, height), FILTERS[method]), dtype=np.uint8)
     return resized[:, :, np.newaxis] if grey else resized
 
 
