@@ -27,7 +27,7 @@ Indices = npt.NDArray[np.intp]
 MAX_FILE_BYTES = 64 << 20
 MAX_PIXELS = 50_000_000  # a 50-megapixel photograph: 150 MB as RGB
 # What cameras and the web use. Pillow has forty parsers more, each one a thing to attack.
-FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
 
@@ -41,7 +41,18 @@ def import_pillow() -> tuple[ModuleType, ModuleType]:
         MissingToolError: Pillow is not installed.
     """
     try:
-        from PIL import Image, ImageOps
+        # Pillow opens by name only the formats whose plugins are loaded.
+        from PIL import (  # noqa: F401
+            BmpImagePlugin,
+            GifImagePlugin,
+            Image,
+            ImageOps,
+            JpegImagePlugin,
+            PngImagePlugin,
+            PpmImagePlugin,
+            TiffImagePlugin,
+            WebPImagePlugin,
+        )
     except ImportError as error:
         raise MissingToolError(
             "pictures need Pillow", hint='pip install "edgekit[image]"'
@@ -69,10 +80,11 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     image_module, image_ops = import_pillow()
     if len(data) > MAX_FILE_BYTES:
         raise ConfigError(f"the picture's file is over {MAX_FILE_BYTES >> 20} MiB")
+    formats = [name for name in FORMATS if name in image_module.OPEN]
     try:
         with (
             warnings.catch_warnings(action="ignore"),
-            image_module.open(io.BytesIO(data), formats=FORMATS) as opened,
+            image_module.open(io.BytesIO(data), formats=formats) as opened,
         ):
             _check_size(opened.width, opened.height, max_pixels)
             upright = image_ops.exif_transpose(opened)
@@ -80,8 +92,11 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     except ConfigError:
         raise
     except Exception as error:  # each of Pillow's decoders raises what it likes
+        # "cannot identify image file <_io.BytesIO object at 0x…>" tells a user nothing.
+        unknown = isinstance(error, image_module.UnidentifiedImageError)
+        reason = "an unknown format" if unknown else str(error) or type(error).__name__
         raise ConfigError(
-            f"not a readable picture: {str(error) or type(error).__name__}",
+            f"not a readable picture: {reason}",
             hint="JPEG, PNG, WebP, BMP, GIF, TIFF and PPM files are read",
         ) from error
 
