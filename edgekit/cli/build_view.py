@@ -1,0 +1,196 @@
+"""How a build looks in a terminal: a line a stage, a table a model, the next command at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.cli.output import Output
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    from edgekit.toolchain.api import BuildResult
+    from edgekit.toolchain.build import Outcome
+    from edgekit.toolchain.events import Event
+
+_STAGES = ("export", "optimize", "calibrate", "bundle")
+_MIB = 1 << 20
+
+
+class BuildView:
+    """Draws events: finished stages as lines, running ones as bars."""
+
+    def __init__(self, out: Output, progress: Progress, models: int) -> None:
+        self._out = out
+        self._progress = progress
+        self._prefixed = models > 1
+        self._tasks: dict[tuple[str, str], TaskID] = {}
+
+    @classmethod
+    @contextmanager
+    def open(cls, out: Output, models: int) -> Iterator[BuildView]:
+        """Draw while the body runs."""
+        with out.progress() as progress:
+            yield cls(out, progress, models)
+
+    def on_event(self, event: Event) -> None:
+        """Draw one event."""
+        if event.seconds is not None or event.stage == "candidate":
+            self._finish(event)
+        elif event.total:
+            self._advance(event)
+
+    def _advance(self, event: Event) -> None:
+        key = (event.subject, event.stage)
+        if key not in self._tasks:
+            label = f"{event.subject} {event.stage}"
+            self._tasks[key] = self._progress.add_task(label, total=event.total)
+        if event.done >= (event.total or 0):
+            self._progress.remove_task(self._tasks.pop(key))
+        else:
+            self._progress.update(self._tasks[key], completed=event.done, total=event.total)
+
+    def _finish(self, event: Event) -> None:
+        for key in [k for k in self._tasks if k[0] == event.subject]:
+            self._progress.remove_task(self._tasks.pop(key))
+        if self._out.quiet or self._out.json:
+            return
+        subject = f"{event.subject:<20}" if self._prefixed else ""
+        time = "cached" if event.cached else "" if event.seconds is None else f"{event.seconds:.1f} s"
+        mark = " " if event.stage == "candidate" else "✓"
+        self._progress.console.print(
+            f"  {subject}{mark} {event.stage:<10} {event.detail:<62} {time:>7}",
+            highlight=False, markup=False, no_wrap=True, overflow="ellipsis",
+        )
+
+
+def render_result(console: Console, result: BuildResult, *, verbose: bool) -> None:
+    """Print what a build ended with."""
+    for outcome in result.outcomes:
+        if outcome.error is not None:
+            _render_error(console, outcome)
+        elif outcome.status == "up-to-date" and len(result.outcomes) > 1:
+            continue
+        elif outcome.summary is not None and (len(result.outcomes) == 1 or verbose):
+            _render_bundle(console, outcome, outcome.summary)
+    if len(result.outcomes) > 1:
+        _render_table(console, result)
+    _render_next(console, result)
+
+
+def _render_bundle(console: Console, outcome: Outcome, summary: Mapping[str, Any]) -> None:
+    from rich.table import Table
+
+    if outcome.status == "up-to-date":
+        console.print(f"\n  {outcome.model} is up to date: nothing in its plan has changed")
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
+    table.add_column("")
+    for name in ("fp32", summary["precision"], "contract"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    table.add_column("")
+    fp32 = {m["metric"]: m for m in summary["fp32"]}
+    contract = {c["metric"]: c for c in summary["contract"]}
+    for measurement in summary["measurements"]:
+        requirement = contract.get(measurement["metric"])
+        table.add_row(
+            measurement["metric"],
+            _number(fp32.get(measurement["metric"])),
+            _number(measurement),
+            requirement["limit"] if requirement else "–",
+            _mark(requirement["outcome"]) if requirement else "",
+            _provenance(measurement),
+        )
+    console.print()
+    console.print(table)
+    console.print(f"\n  {summary['reason']}", soft_wrap=True)
+    console.print(
+        f"  {outcome.path}   {summary['size_bytes'] / _MIB:.1f} MiB   signed by {summary['key_id']}",
+        soft_wrap=True,
+    )
+
+
+def _render_table(console: Console, result: BuildResult) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
+    for name, right in (
+        ("model", False), ("ships as", False), ("size, MiB", True), ("of fp32", True),
+        ("accuracy", True), ("metric (measured here)", False), ("p50, ms", True), ("", False),
+    ):
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+    for outcome in result.outcomes:
+        if outcome.summary is None:
+            table.add_row(outcome.model, outcome.status)
+            continue
+        summary = outcome.summary
+        found = {m["metric"]: m for m in summary["measurements"]}
+        fp32 = {m["metric"]: m for m in summary["fp32"]}
+        accuracy = summary["measurements"][0]
+        latency = found.get("latency_p50_ms")
+        table.add_row(
+            outcome.model,
+            summary["precision"],
+            f"{found['size_mib']['value']:.2f}",
+            f"{found['size_mib']['value'] / fp32['size_mib']['value']:.2f}",
+            f"{accuracy['value']:.3f}",
+            f"{accuracy['metric']}, n={accuracy.get('n', '?')}",
+            _number(latency),
+            "up to date" if outcome.status == "up-to-date" else "",
+        )
+    console.print()
+    console.print(table)
+    console.print("  p50 is predicted for the target, never checked on the board", style="dim")
+
+
+def _render_error(console: Console, outcome: Outcome) -> None:
+    error = outcome.error or {}
+    place = f"{error['where']}: " if error.get("where") else ""
+    word = "left out" if outcome.status == "left-out" else "error"
+    console.print(f"\n{word}: {outcome.model}: {place}{error['message']}", markup=False, soft_wrap=True,
+                  style="red" if word == "error" else "")
+    if error.get("hint"):
+        console.print(f"  hint: {error['hint']}", markup=False, soft_wrap=True)
+
+
+def _render_next(console: Console, result: BuildResult) -> None:
+    built = [o for o in result.outcomes if o.path is not None]
+    if not built:
+        return
+    if all(o.status == "up-to-date" for o in built):
+        console.print(f"\n  up to date: {len(built)} of {len(result.outcomes)}, nothing has changed")
+    first = built[0]
+    folder = Path(str(first.report)).parent
+    report = first.report if len(built) == 1 else f"{folder}/*.html"
+    console.print(f"\n  report {report}    next: edgekit verify {first.path} --emulate", soft_wrap=True)
+
+
+def _number(measurement: Mapping[str, Any] | None) -> str:
+    if measurement is None:
+        return "–"
+    value = float(measurement["value"])
+    return f"{value:.3f}" if value <= 1 else f"{value:.3g}"
+
+
+def _mark(outcome: str) -> str:
+    return {"pass": "✓", "fail": "✗", "absent": "✗", "undecided": "? the device decides"}[outcome]
+
+
+def _provenance(measurement: Mapping[str, Any]) -> str:
+    words = []
+    if "n" in measurement:
+        words.append(f"n={measurement['n']}")
+    interval = measurement.get("interval")
+    if interval:
+        words.append(f"{_plain(interval[0])}..{_plain(interval[1])}")
+    here = measurement["kind"] == "measured"
+    words.append("measured here" if here else f"{measurement['kind']} for {measurement['where']}")
+    return ", ".join(words)
+
+
+def _plain(value: float) -> str:
+    return f"{value:.3g}"

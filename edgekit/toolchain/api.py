@@ -1,0 +1,298 @@
+"""``edgekit.build`` and what the command line calls: many models, several at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgekit.toolchain.build import Job, Outcome, build_one, check_license, planned, up_to_date
+from edgekit.toolchain.events import Event, OnEvent, ignore
+from edgekit.toolchain.keys import signing_key
+from edgekit.toolchain.lock import read_lock, write_lock
+from edgekit.toolchain.plan import Plan
+from edgekit.toolchain.project import folders
+from edgekit.toolchain.recipe import Recipe, load_recipe
+from edgekit.toolchain.settings import Settings, load_settings
+from edgekit.toolchain.targets import load_target
+from edgekit.wire.errors import BuildError, ConfigError, EdgekitError, MissingToolError, did_you_mean
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build ended with.
+
+    Attributes:
+        outcomes: One a model, in the order asked for.
+        created_key: Path of the developer key, if this build made it.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    created_key: Path | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """The worst exit code of all models."""
+        return max((o.exit_code for o in self.outcomes), default=0)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Resolved inputs of a build."""
+
+    jobs: tuple[Job, ...]
+    project: Path
+    settings: Settings
+    created_key: Path | None = None
+    failures: tuple[Outcome, ...] = field(default=())
+
+
+def model_names(project: Path) -> list[str]:
+    """Return the models of a project: its own, or the packaged ones where it has none."""
+    return [path.stem for path in _recipe_files(project)]
+
+
+def find_recipe(name: str, project: Path) -> Recipe:
+    """Load a recipe by its name.
+
+    Raises:
+        ConfigError: There is none of that name, or it is malformed.
+    """
+    found = {p.stem: p for folder in folders(project, "models") for p in folder.glob("*.toml")}
+    if name not in found:
+        close = did_you_mean(name, found)
+        raise ConfigError(
+            f'no model named "{name}"',
+            hint=f"did you mean {close}?" if close else f"models: {', '.join(sorted(found))}",
+        )
+    return load_recipe(found[name])
+
+
+def prepare(
+    models: Sequence[str],
+    *,
+    target: str,
+    project: Path,
+    flags: Mapping[str, object],
+    env: Mapping[str, str] | None = None,
+    recipes: Sequence[Recipe] = (),
+) -> Prepared:
+    """Resolve recipes, target, settings and key.
+
+    Args:
+        models: Names; none means all of the project's.
+        target: Name of the target.
+        project: The project's folder.
+        flags: Settings given on the command line.
+        env: Environment; the process's by default.
+        recipes: Recipes that stand in no file; then ``models`` is not looked at.
+
+    Raises:
+        ConfigError: Something is named that does not exist, or is malformed.
+    """
+    environment = os.environ if env is None else env
+    settings = load_settings(project, flags, environment)
+    resolved = load_target(target, folders(project, "targets"))
+    chosen: list[Recipe] = list(recipes)
+    failures: list[Outcome] = []
+    if not recipes:
+        for name in models or model_names(project):
+            try:
+                chosen.append(find_recipe(name, project))
+            except ConfigError as error:
+                if len(models) == 1:
+                    raise
+                failures.append(failed(name, target, error))
+    key, created = signing_key(settings.key_file, environment)
+    lock = read_lock(project)
+    jobs = tuple(Job(recipe, resolved, settings, lock, key) for recipe in chosen)
+    return Prepared(
+        jobs, project, settings, settings.key_file if created else None, tuple(failures)
+    )
+
+
+def plans(prepared: Prepared) -> list[Plan]:
+    """Return the plans of all jobs."""
+    return [planned(job)[0] for job in prepared.jobs]
+
+
+def build(
+    models: Sequence[str] = (),
+    *,
+    target: str,
+    project: Path | str = ".",
+    dist: Path | str | None = None,
+    on_event: OnEvent = ignore,
+    **settings: object,
+) -> BuildResult:
+    """Build models for a target and pack signed bundles.
+
+    Args:
+        models: Names of recipes; none means all of the project's.
+        target: ``rpi5``; ``edgekit targets list`` shows all.
+        project: Folder with ``models/``, ``targets/`` and ``edgekit.toml``, all optional.
+        dist: Where bundles go; ``dist`` in the project by default.
+        on_event: Hears of progress.
+        **settings: Any setting of ``edgekit.toml`` by name: ``jobs=1``, ``offline=True``.
+
+    Returns:
+        One outcome a model. One failure does not stop the others: see ``exit_code``.
+
+    Raises:
+        ConfigError: Something is named that does not exist, or is malformed.
+    """
+    flags = {**settings, **({} if dist is None else {"dist_dir": Path(dist)})}
+    prepared = prepare(models, target=target, project=Path(project), flags=flags)
+    return build_prepared(prepared, on_event, leave_out=not models)
+
+
+def build_prepared(
+    prepared: Prepared, on_event: OnEvent = ignore, *, leave_out: bool = False
+) -> BuildResult:
+    """Build prepared jobs, several at once.
+
+    Args:
+        prepared: From :func:`prepare`.
+        on_event: Hears of progress, in this process.
+        leave_out: A model whose export needs a package that is not installed is left out instead
+            of failing.
+    """
+    outcomes: dict[str, Outcome] = {}
+    waiting: list[Job] = []
+    for job in prepared.jobs:
+        try:
+            check_license(job)
+            done = up_to_date(job, planned(job)[0])
+        except EdgekitError as error:
+            done = failed(job.recipe.name, job.resolved.target.name, error)
+        if done is not None:
+            outcomes[job.recipe.name] = done
+        else:
+            waiting.append(job)
+    for outcome in _run_all(waiting, min(prepared.settings.jobs, len(waiting)), on_event):
+        missing = (outcome.error or {}).get("error") == MissingToolError.__name__
+        outcomes[outcome.model] = (
+            _left_out(outcome) if missing and leave_out else outcome
+        )
+    write_lock(
+        prepared.project,
+        {f"{o.model}/{o.target}": o.lock for o in outcomes.values() if o.lock is not None},
+    )
+    ordered = [outcomes[job.recipe.name] for job in prepared.jobs]
+    return BuildResult((*prepared.failures, *ordered), prepared.created_key)
+
+
+def failed(model: str, target: str, error: EdgekitError) -> Outcome:
+    """Return the outcome of a failure."""
+    document = {
+        "error": type(error).__name__,
+        "message": error.message,
+        "hint": error.hint,
+        "where": error.where,
+    }
+    return Outcome(model, target, "failed", error=document, exit_code=error.exit_code)
+
+
+def _left_out(outcome: Outcome) -> Outcome:
+    return Outcome(outcome.model, outcome.target, "left-out", error=outcome.error)
+
+
+def _recipe_files(project: Path) -> list[Path]:
+    own = project / "models"
+    found = sorted(own.glob("*.toml")) if own.is_dir() else []
+    return found or sorted(folders(project, "models")[0].glob("*.toml"))
+
+
+def _guarded(job: Job, on_event: OnEvent) -> Outcome:
+    try:
+        return build_one(job, on_event)
+    except EdgekitError as error:
+        return failed(job.recipe.name, job.resolved.target.name, error)
+    except MemoryError as error:
+        return failed(
+            job.recipe.name, job.resolved.target.name,
+            BuildError(f"out of memory: {error}", hint="build with --jobs 1"),
+        )
+
+
+def _run_all(jobs: Sequence[Job], workers: int, on_event: OnEvent) -> Iterator[Outcome]:
+    if workers <= 1:
+        for job in jobs:
+            yield _guarded(job, on_event)
+        return
+    # Large models first: the last one to end decides how long the whole takes.
+    context = multiprocessing.get_context("spawn")
+    events: Any = context.Queue()
+    with _pool(workers, context, events) as pool:
+        pending: dict[Future[Outcome], Job] = {pool.submit(_in_worker, job): job for job in jobs}
+        while pending:
+            done, _ = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
+            _drain(events, on_event)
+            for future in done:
+                job = pending.pop(future)
+                yield _result(future, job)
+        _drain(events, on_event)
+
+
+def _result(future: Future[Outcome], job: Job) -> Outcome:
+    from concurrent.futures.process import BrokenProcessPool
+
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        return failed(
+            job.recipe.name, job.resolved.target.name,
+            BuildError(f"the worker process died: {error}", hint="build with --jobs 1"),
+        )
+
+
+@contextmanager
+def _pool(workers: int, context: Any, events: Any) -> Iterator[ProcessPoolExecutor]:  # noqa: ANN401
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(events,)
+    )
+    try:
+        yield pool
+    except BaseException:
+        # Ctrl-C: the workers ignore it and are ended here; their temporary folders are swept later.
+        for process in list((pool._processes or {}).values()):  # noqa: SLF001 - it has no public way
+            process.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+    pool.shutdown(wait=True)
+
+
+def _drain(events: Any, on_event: OnEvent) -> None:  # noqa: ANN401
+    while True:
+        try:
+            event: Event = events.get_nowait()
+        except queue.Empty:
+            return
+        on_event(event)
+
+
+_worker_events: Any = None
+
+
+def _start_worker(events: Any) -> None:  # noqa: ANN401
+    global _worker_events  # noqa: PLW0603 - how multiprocessing hands a queue to a worker
+    _worker_events = events
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stop_worker)
+
+
+def _stop_worker(_signal: int, _frame: object) -> None:
+    # An exception, not an exit: stages remove their temporary files on the way out.
+    raise KeyboardInterrupt
+
+
+def _in_worker(job: Job) -> Outcome:
+    listen: Callable[[Event], None] = _worker_events.put
+    return _guarded(job, listen)

@@ -1,0 +1,230 @@
+"""Put a decided build together: members, manifest, SBOM, summary, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import edgekit
+from edgekit.runtime.golden import Recorded, record, to_members
+from edgekit.runtime.host import host_kind
+from edgekit.runtime.pipeline import MODEL_MEMBER
+from edgekit.runtime.session import open_session, runner
+from edgekit.toolchain.decide import Decision, Judged, describe_limit
+from edgekit.toolchain.pack import write_bundle
+from edgekit.toolchain.plan import version_of
+from edgekit.toolchain.predict import predict
+from edgekit.toolchain.readers import Sample
+from edgekit.toolchain.recipe import Recipe
+from edgekit.toolchain.report import render_report
+from edgekit.toolchain.report.document import report_document
+from edgekit.toolchain.sbom import SbomInputs, SbomPart, make_sbom
+from edgekit.toolchain.stages import Workbench
+from edgekit.toolchain.targets import Resolved
+from edgekit.wire.canonical import canonical_json
+from edgekit.wire.manifest import (
+    BundleTarget,
+    Golden,
+    GraphKind,
+    Manifest,
+    Pipeline,
+    Placement,
+    SessionOptions,
+    Tensor,
+    Tolerance,
+)
+from edgekit.wire.signing import PrivateKey
+
+GOLDEN_SAMPLES = 16
+
+# Static int8 is integer arithmetic, equal everywhere; float32 parts differ in the last bits, and
+# what they feed to a rounding step may then fall on the other side of it.
+TOLERANCES: Mapping[GraphKind, Tolerance] = {
+    "static-int8": Tolerance(exact=True, absolute=0.0, cosine_min=1.0, agreement_min=1.0),
+    "static-mixed": Tolerance(exact=False, absolute=0.05, cosine_min=0.999, agreement_min=0.9),
+    "dynamic": Tolerance(exact=False, absolute=0.25, cosine_min=0.99, agreement_min=0.9),
+    "fp32": Tolerance(exact=False, absolute=1e-3, cosine_min=0.9999, agreement_min=1.0),
+}
+
+
+def produce_bundle(out: Path, bench: Workbench, decision: Decision, key: PrivateKey) -> None:
+    shipped = decision.winner
+    samples = _golden_samples(bench)
+    recorded = _record(bench, shipped, samples)
+    members = _members(bench, decision, samples, recorded)
+    draft = _manifest(bench, shipped, len(samples))
+    packed = write_bundle(out / "bundle.ekb", draft, members, key)
+    summary = _summary(bench, decision, packed.sha256, packed.size_bytes, key)
+    document = report_document(bench, decision, summary, samples, recorded)
+    (out / "summary.json").write_text(json.dumps(summary))
+    (out / "report.json").write_text(json.dumps(document))
+    (out / "report.html").write_text(render_report(document), encoding="utf-8")
+
+
+def _golden_samples(bench: Workbench) -> list[Sample]:
+    samples = bench.calibration_set.samples
+    count = min(GOLDEN_SAMPLES, len(samples))
+    return [samples[i * len(samples) // count] for i in range(count)]
+
+
+def _record(bench: Workbench, shipped: Judged, samples: list[Sample]) -> list[Recorded]:
+    run = runner(open_session(shipped.candidate.graph.to_bytes()))
+    return [record(bench.task, run, sample.data) for sample in samples]
+
+
+def _members(
+    bench: Workbench, decision: Decision, samples: list[Sample], recorded: list[Recorded]
+) -> dict[str, bytes | Path]:
+    shipped = decision.winner
+    members: dict[str, bytes | Path] = {MODEL_MEMBER: shipped.candidate.graph.to_bytes()}
+    for name, data in bench.task_files.items():
+        members[f"pipeline/{name}"] = data
+    for index, (sample, answer) in enumerate(zip(samples, recorded, strict=True)):
+        members.update(to_members(index, sample.suffix, sample.data, answer))
+    members["measurements.json"] = canonical_json({
+        "schema": "edgekit.measurements/1",
+        "shipped": [m.to_json() for m in shipped.measurements],
+        "fp32": [m.to_json() for m in decision.judged[0].measurements],
+    })
+    members["sbom.cdx.json"] = make_sbom(_sbom_inputs(bench, shipped))
+    members["licenses/NOTICE.txt"] = _notice(bench.recipe).encode()
+    return members
+
+
+def _manifest(bench: Workbench, shipped: Judged, golden: int) -> Manifest:
+    recipe, target, graph = bench.recipe, bench.resolved.target, shipped.candidate.graph
+    kind = graph_kind(shipped)
+    return Manifest(
+        model=recipe.name,
+        title=recipe.title,
+        serial=recipe.serial,
+        license=recipe.license,
+        target=BundleTarget(
+            name=target.name,
+            family=target.family,
+            arch=target.cpu.arch,
+            onnxruntime_max=target.runtime.onnxruntime_max,
+            opset=graph.opset,
+            threads=target.runtime.threads,
+        ),
+        precision=shipped.candidate.precision,
+        pipeline=Pipeline(
+            task=recipe.task,
+            options=recipe.task_options,
+            files={name: f"pipeline/{name}" for name in bench.task_files},
+        ),
+        inputs=tuple(Tensor(t.name, t.dtype, t.shape) for t in recipe.inputs if t.fixed is None),
+        outputs=tuple(Tensor(t.name, t.dtype, t.shape) for t in recipe.outputs),
+        session=SessionOptions(optimization_level="all", threads=target.runtime.threads),
+        contract=recipe.contract_for(target.name),
+        placement=_placement(shipped, bench.resolved),
+        golden=Golden(kind, TOLERANCES[kind], golden, host_kind()),
+        plan_sha256=bench.plan.sha256,
+        tools=_tools(),
+    )
+
+
+def graph_kind(shipped: Judged) -> GraphKind:
+    """Return the kind of graph that decides the tolerance of golden samples."""
+    if shipped.candidate.precision == "fp32":
+        return "fp32"
+    if "dynamic" in shipped.candidate.precision:
+        return "dynamic"
+    # Exact only where no float32 arithmetic is left between the first and the last rounding.
+    float_ops = {"QuantizeLinear", "DequantizeLinear", "Conv", "Gemm", "MatMul", "Relu", "Clip",
+                 "Add", "MaxPool", "Flatten", "Reshape", "GlobalAveragePool", "Squeeze"}
+    ops = {node.op_type for node in shipped.candidate.graph.proto.graph.node}
+    return "static-int8" if not shipped.candidate.kept_float and ops <= float_ops - {"Add", "GlobalAveragePool"} else "static-mixed"
+
+
+def _placement(shipped: Judged, resolved: Resolved) -> tuple[Placement, ...]:
+    rows: dict[tuple[str, str], int] = {}
+    for row in predict(shipped.candidate.graph, resolved.target).rows:
+        precision = "int8" if row.int8 else "fp32"
+        rows[row.op, precision] = rows.get((row.op, precision), 0) + row.count
+    return tuple(
+        Placement(op, "int8" if precision == "int8" else "fp32", "CPUExecutionProvider", count)
+        for (op, precision), count in sorted(rows.items())
+    )
+
+
+def _sbom_inputs(bench: Workbench, shipped: Judged) -> SbomInputs:
+    recipe = bench.recipe
+    return SbomInputs(
+        model=recipe.name,
+        title=recipe.title,
+        serial=recipe.serial,
+        license=recipe.license,
+        target=bench.plan.target,
+        task=recipe.task,
+        precision=shipped.candidate.precision,
+        model_sha256=shipped.candidate.graph.sha256,
+        plan_sha256=bench.plan.sha256,
+        measurements=shipped.measurements,
+        parts=tuple(_sbom_parts(recipe)),
+        tools=_tools(),
+    )
+
+
+def _sbom_parts(recipe: Recipe) -> Iterator[SbomPart]:
+    yield SbomPart("source", recipe.name, recipe.source.uri, recipe.source.sha256, recipe.license)
+    for package in recipe.packages:
+        yield SbomPart("package", package.uri, package.uri, package.sha256)
+    for name, reference in recipe.task_files.items():
+        yield SbomPart("file", name, reference.uri, reference.sha256)
+    for role, specs in (("calibration", recipe.calibration), ("evaluation", recipe.evaluation)):
+        for spec in specs:
+            if spec.source is not None:
+                kind: Literal["calibration", "evaluation"] = (
+                    "calibration" if role == "calibration" else "evaluation"
+                )
+                yield SbomPart(kind, spec.source.uri, spec.source.uri, spec.source.sha256)
+
+
+def _tools() -> dict[str, str]:
+    return {
+        "edgekit": edgekit.__version__,
+        "onnx": version_of("onnx") or "",
+        "onnxruntime": version_of("onnxruntime") or "",
+    }
+
+
+def _notice(recipe: Recipe) -> str:
+    lines = [f"{recipe.title}", f"Licence: {recipe.license}", f"Source: {recipe.source.uri}"]
+    lines += [f"Package: {package.uri}" for package in recipe.packages]
+    return "\n".join(lines) + "\n"
+
+
+def _summary(
+    bench: Workbench, decision: Decision, sha256: str, size_bytes: int, key: PrivateKey
+) -> dict[str, Any]:
+    shipped = decision.winner
+    return {
+        "model": bench.plan.model,
+        "target": bench.plan.target,
+        "title": bench.recipe.title,
+        "license": bench.recipe.license,
+        "precision": shipped.candidate.precision,
+        "candidate": shipped.candidate.name,
+        "reason": decision.reason,
+        "sha256": sha256,
+        "size_bytes": size_bytes,
+        "key_id": key.key_id,
+        "plan_sha256": bench.plan.sha256,
+        "latency_ratio": shipped.latency_ratio,
+        "latency_ratio_kind": shipped.ratio_kind,
+        "fp32": [m.to_json() for m in decision.judged[0].measurements],
+        "measurements": [m.to_json() for m in shipped.measurements],
+        "contract": [
+            {
+                **verdict.requirement.to_json(),
+                "outcome": verdict.outcome.value,
+                "limit": describe_limit(verdict.requirement),
+                "where": verdict.requirement.where,
+            }
+            for verdict in shipped.verdicts
+        ],
+        "left_out": [*bench.calibration_set.left_out, *bench.evaluation_set.left_out],
+    }

@@ -1,0 +1,211 @@
+"""Build one model for one target: plan, decide, pack, report."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgekit.runtime.host import host_kind
+from edgekit.toolchain.assemble import produce_bundle
+from edgekit.toolchain.cache import Cache
+from edgekit.toolchain.decide import Decision, Judged, decide, describe_limit, describe_shortfall
+from edgekit.toolchain.events import Event, OnEvent
+from edgekit.toolchain.lock import LockEntry, locked_decision
+from edgekit.toolchain.plan import Plan, make_plan
+from edgekit.toolchain.recipe import Recipe
+from edgekit.toolchain.settings import Settings
+from edgekit.toolchain.stages import Workbench
+from edgekit.toolchain.targets import Resolved
+from edgekit.wire.canonical import digest_of, sha256_file
+from edgekit.wire.errors import ConfigError, GateError
+from edgekit.wire.signing import PrivateKey
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one model.
+
+    Attributes:
+        model: Its name.
+        target: The target's name.
+        status: ``built``, ``up-to-date``, ``left-out`` or ``failed``.
+        path: The bundle, if there is one.
+        report: The report, if there is one.
+        summary: JSON facts of the bundle: precision, sizes, measurements, verdicts.
+        error: JSON form of the error, if it failed.
+        exit_code: 0, or the error's.
+        seconds: Wall time.
+        lock: What a timing decided, to be written to the lock file.
+    """
+
+    model: str
+    target: str
+    status: str
+    path: str | None = None
+    report: str | None = None
+    summary: Mapping[str, Any] | None = None
+    error: Mapping[str, Any] | None = None
+    exit_code: int = 0
+    seconds: float = 0.0
+    lock: LockEntry | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that building one model needs; crosses process borders.
+
+    Attributes:
+        recipe: The recipe.
+        resolved: The target.
+        settings: Cache, key, output folder, denied licences.
+        lock: The project's earlier decisions.
+        key: Signs the bundle.
+    """
+
+    recipe: Recipe
+    resolved: Resolved
+    settings: Settings
+    lock: Mapping[str, LockEntry]
+    key: PrivateKey
+
+    @property
+    def name(self) -> str:
+        """``model/target``, the lock file's key."""
+        return f"{self.recipe.name}/{self.resolved.target.name}"
+
+
+def planned(job: Job) -> tuple[Plan, str]:
+    """Return the job's plan, with what the lock decided, and the digest without it."""
+    free = make_plan(job.recipe, job.resolved)
+    decision = locked_decision(job.lock, job.name, free.sha256)
+    return (free if decision is None else make_plan(job.recipe, job.resolved, decision)), free.sha256
+
+
+def up_to_date(job: Job, plan: Plan) -> Outcome | None:
+    """Return the outcome of an earlier build of the same plan, with its files put back if missing."""
+    cache = Cache(job.settings.cache_dir)
+    key = _bundle_key(plan, job.key)
+    if not cache.has("bundle", key):
+        return None
+    folder, _ = cache.stage("bundle", key, lambda _: None)
+    summary = json.loads((folder / "summary.json").read_text())
+    path, report, same = _deliver(folder, job, summary)
+    return Outcome(
+        plan.model, plan.target, "up-to-date" if same else "built", str(path), str(report), summary
+    )
+
+
+def build_one(job: Job, on_event: OnEvent) -> Outcome:
+    """Build one model for one target.
+
+    Args:
+        job: What to build.
+        on_event: Hears of progress.
+
+    Raises:
+        ConfigError: Its licence is denied, the target is refused, its data is wrong.
+        GateError: Nothing meets the contract.
+        EdgekitError: A stage failed.
+    """
+    started = time.perf_counter()
+    check_license(job)
+    plan, free_sha256 = planned(job)
+    cache = Cache(job.settings.cache_dir)
+    bench = Workbench(job.recipe, job.resolved, plan, cache, on_event, job.settings.offline)
+    decision = decide(bench)
+    if decision.shipped is None:
+        raise _gate_error(job, decision)
+    entry = _lock_entry(decision.shipped, free_sha256)
+    if entry is not None:
+        # From here on the decision is an input, as it is for whoever rebuilds.
+        plan = make_plan(job.recipe, job.resolved, locked_decision({job.name: entry}, job.name, free_sha256))
+        bench = replace(bench, plan=plan)
+    folder, _ = cache.stage(
+        "bundle", _bundle_key(plan, job.key), lambda out: produce_bundle(out, bench, decision, job.key)
+    )
+    summary = json.loads((folder / "summary.json").read_text())
+    path, report, _ = _deliver(folder, job, summary)
+    seconds = time.perf_counter() - started
+    on_event(Event(plan.model, "bundle", 1, 1, detail=path.name, seconds=seconds))
+    return Outcome(
+        plan.model, plan.target, "built", str(path), str(report), summary,
+        seconds=seconds, lock=entry,
+    )
+
+
+def check_license(job: Job) -> None:
+    """Refuse a recipe whose licence the project denies.
+
+    Raises:
+        ConfigError: Names the licence and where it is denied.
+    """
+    terms = set(job.recipe.license.replace("(", " ").replace(")", " ").split())
+    denied = sorted(terms & set(job.settings.licenses_deny))
+    if denied:
+        raise ConfigError(
+            f"{job.recipe.name} is under {denied[0]}, which this project denies",
+            hint=f"licenses.deny stands in {job.settings.origins.get('licenses_deny', 'edgekit.toml')}",
+            where=job.recipe.origins.get("license", job.recipe.file),
+        )
+
+
+def _bundle_key(plan: Plan, key: PrivateKey) -> str:
+    return digest_of([plan.sha256, key.key_id, host_kind()])
+
+
+def _lock_entry(shipped: Judged, plan_sha256: str) -> LockEntry | None:
+    if shipped.timing is None:
+        return None
+    return LockEntry(
+        plan_sha256, shipped.candidate.name, round(shipped.latency_ratio, 3), host_kind()
+    )
+
+
+def _gate_error(job: Job, decision: Decision) -> GateError:
+    rows = []
+    best = max(decision.judged, key=lambda j: (sum(v.met for v in j.verdicts), -j.latency_ratio))
+    reference = {m.metric: m.value for m in decision.judged[0].measurements}
+    for verdict in best.verdicts:
+        value = "absent" if verdict.measurement is None else f"{verdict.measurement.value:.3f}"
+        fp32 = reference.get(verdict.requirement.metric)
+        rows.append(
+            f"  {verdict.requirement.metric:<22}{'–' if fp32 is None else f'{fp32:.3f}':>8}"
+            f"{value:>10}   {describe_limit(verdict.requirement):<16}{'✓' if verdict.met else '✗'}"
+        )
+    failed = next(v for v in best.verdicts if not v.met)
+    table = "\n".join(["", f"  {'':<22}{'fp32':>8}{'best':>10}   contract", *rows])
+    return GateError(
+        f"the contract is not met: {describe_shortfall(failed)}{table}",
+        hint=f"best was {best.candidate.name}; change [accept] if that will do",
+        where=failed.requirement.where,
+    )
+
+
+def _deliver(folder: Path, job: Job, summary: Mapping[str, Any]) -> tuple[Path, Path, bool]:
+    """Copy bundle and report to the output folder; say whether they were there already."""
+    stem = f"{job.recipe.name}-{job.resolved.target.name}"
+    dist = job.settings.dist_dir
+    path, report = dist / f"{stem}.ekb", dist / f"{stem}.html"
+    same = path.is_file() and report.is_file() and sha256_file(path) == summary["sha256"]
+    if not same:
+        try:
+            dist.mkdir(parents=True, exist_ok=True)
+            for source, place in ((folder / "report.html", report), (folder / "bundle.ekb", path)):
+                partial = place.with_name(f".{place.name}.{os.getpid()}.part")
+                try:
+                    shutil.copyfile(source, partial)
+                    partial.replace(place)
+                finally:
+                    partial.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write to the output folder: {error.strerror}",
+                hint="give another folder with -o DIR",
+                where=str(dist),
+            ) from error
+    return path, report, same

@@ -1,0 +1,111 @@
+"""What each layer loses by itself, in dB, from one run of one graph.
+
+Beside every layer the probe graph computes the same layer with its input and weights rounded to 8
+bits, and sums the squares of the result and of the difference. One pass over a few samples then
+ranks all layers: no layer needs a model of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgekit.runtime.session import open_session
+from edgekit.toolchain.graph import Graph, serialize
+from edgekit.toolchain.quantize.calibrate import Feeds
+from edgekit.toolchain.quantize.layers import Layer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MAX_SQNR_DB = 100.0
+_INT8_MAX = 127
+
+
+def layer_sqnr_db(
+    graph: Graph,
+    layers: Sequence[Layer],
+    ranges: Mapping[str, tuple[float, float]],
+    feeds: Sequence[Feeds],
+    *,
+    per_channel: bool,
+) -> dict[str, float]:
+    """Return the signal-to-quantization-noise ratio of each layer, 0..100 dB.
+
+    Args:
+        graph: The float32 graph.
+        layers: The layers to rank.
+        ranges: Range of every layer's activation.
+        feeds: Calibration feeds (never evaluation's).
+        per_channel: One weight scale an output channel.
+    """
+    import numpy as np
+    import onnx
+
+    proto = graph.copy()
+    weights = {i.name: i for i in proto.graph.initializer}
+    nodes = {n.name: n for n in proto.graph.node}
+    outputs: list[str] = []
+    for index, layer in enumerate(layers):
+        tag = f"__probe{index}"
+        rounded = _round_weights(onnx.numpy_helper.to_array(weights[layer.weight]), layer.op, per_channel)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(rounded, f"{tag}_w"))
+        activation = _round_activation(proto, layer.activation, ranges[layer.activation], tag)
+        twin = onnx.NodeProto()
+        twin.CopyFrom(nodes[layer.name])
+        twin.name, twin.output[0] = f"{tag}_twin", f"{tag}_y"
+        twin.input[0], twin.input[1] = activation, f"{tag}_w"
+        result = nodes[layer.name].output[0]
+        proto.graph.node.extend([
+            twin,
+            onnx.helper.make_node("Sub", [result, f"{tag}_y"], [f"{tag}_d"]),
+            onnx.helper.make_node("ReduceSumSquare", [result], [f"{tag}_s"], keepdims=0),
+            onnx.helper.make_node("ReduceSumSquare", [f"{tag}_d"], [f"{tag}_n"], keepdims=0),
+        ])
+        outputs += [f"{tag}_s", f"{tag}_n"]
+    proto.graph.output.extend(onnx.helper.make_tensor_value_info(o, 1, None) for o in outputs)
+    # Without graph optimization the rounding nodes stay what they are: float arithmetic.
+    session = open_session(serialize(proto), threads=1, level="ORT_DISABLE_ALL")
+    sums = np.zeros(len(outputs), dtype=np.float64)
+    for feed in feeds:
+        sums += np.array([float(v) for v in session.run(outputs, dict(feed))])
+    return {
+        layer.name: _sqnr_db(sums[2 * i], sums[2 * i + 1]) for i, layer in enumerate(layers)
+    }
+
+
+def _sqnr_db(signal: float, noise: float) -> float:
+    if noise <= 0 or signal <= 0:
+        return MAX_SQNR_DB
+    return max(0.0, min(MAX_SQNR_DB, 10 * math.log10(signal / noise)))
+
+
+def _round_weights(weight: np.ndarray[Any, Any], op: str, per_channel: bool) -> np.ndarray[Any, Any]:  # noqa: FBT001
+    import numpy as np
+
+    axis = 0 if op == "Conv" else weight.ndim - 1
+    others = tuple(a for a in range(weight.ndim) if a != axis) if per_channel else None
+    scale = np.abs(weight).max(axis=others, keepdims=True) / _INT8_MAX
+    scale = np.where(scale == 0, 1, scale)
+    return np.asarray(np.round(weight / scale) * scale, dtype=np.float32)
+
+
+def _round_activation(proto: Any, name: str, limits: tuple[float, float], tag: str) -> str:  # noqa: ANN401
+    import numpy as np
+    import onnx
+
+    low, high = limits
+    scale = max((high - low) / 255, 1e-12)
+    zero_point = int(np.clip(round(-low / scale), 0, 255))
+    proto.graph.initializer.extend([
+        onnx.numpy_helper.from_array(np.array(scale, dtype=np.float32), f"{tag}_scale"),
+        onnx.numpy_helper.from_array(np.array(zero_point, dtype=np.uint8), f"{tag}_zero"),
+    ])
+    proto.graph.node.extend([
+        onnx.helper.make_node("QuantizeLinear", [name, f"{tag}_scale", f"{tag}_zero"], [f"{tag}_q"]),
+        onnx.helper.make_node("DequantizeLinear", [f"{tag}_q", f"{tag}_scale", f"{tag}_zero"], [f"{tag}_x"]),
+    ])
+    return f"{tag}_x"
+
+

@@ -1,0 +1,378 @@
+"""The stages of a build, each kept in the cache under the digest of everything that it reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.runtime.host import host_kind
+from edgekit.runtime.session import Run, open_session, runner
+from edgekit.runtime.tasks import Prediction, Task, create_task
+from edgekit.toolchain.cache import Cache
+from edgekit.toolchain.compare import compare_outputs
+from edgekit.toolchain.data import Fetcher, SampleSet, check_disjoint, load_set
+from edgekit.toolchain.events import Event, OnEvent
+from edgekit.toolchain.export import export
+from edgekit.toolchain.graph import Graph
+from edgekit.toolchain.passes import CanonicalOptions, canonicalise, optimize
+from edgekit.toolchain.plan import CALIBRATION_FEEDS, OPSET_MIN, Plan
+from edgekit.toolchain.quantize.calibrate import TensorStats, collect
+from edgekit.toolchain.quantize.candidates import (
+    choose_rule,
+    recurrent_graph,
+    tensors_to_calibrate,
+)
+from edgekit.toolchain.quantize.layers import Layer, find_layers
+from edgekit.toolchain.quantize.sensitivity import layer_sqnr_db
+from edgekit.toolchain.recipe import Recipe
+from edgekit.toolchain.sources import fetch
+from edgekit.toolchain.targets import Resolved
+from edgekit.toolchain.timing import HostTiming, time_pair
+from edgekit.toolchain.verify import (
+    Feeds,
+    lint_calibration,
+    lint_ranges,
+    predict_all,
+    record_feeds,
+)
+from edgekit.wire.canonical import digest_of
+from edgekit.wire.errors import BuildError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# A pass may reorder float32 arithmetic; more than this is another model.
+MAX_CANONICAL_ERROR = 1e-3
+_COMPARE_FEEDS = 4
+_LINT_SAMPLES = 16
+_SQNR_FEEDS = 8
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What calibration knows of a graph.
+
+    Attributes:
+        layers: The layers that a static plan may quantize.
+        rule: Name of the range rule that was chosen.
+        ranges: Range of every tensor that a static plan needs.
+        sqnr_db: Of each layer by itself.
+        rule_sqnr_db: Worst output's SQNR under each rule.
+    """
+
+    layers: tuple[Layer, ...]
+    rule: str
+    ranges: Mapping[str, tuple[float, float]]
+    sqnr_db: Mapping[str, float]
+    rule_sqnr_db: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Canonical:
+    """The canonical float32 graph, what the passes did, and how far its outputs moved."""
+
+    graph: Graph
+    notes: tuple[str, ...]
+    max_error: float
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """One model on one target, in the middle of being built.
+
+    Attributes:
+        recipe: The recipe.
+        resolved: The target.
+        plan: Both resolved.
+        cache: Where stages are kept.
+        on_event: Hears of progress.
+        offline: Fetch nothing.
+    """
+
+    recipe: Recipe
+    resolved: Resolved
+    plan: Plan
+    cache: Cache
+    on_event: OnEvent
+    offline: bool = False
+
+    @functools.cached_property
+    def fetcher(self) -> Fetcher:
+        """How this build fetches files."""
+        return Fetcher(self.cache, self.recipe.folder, self.on_event, self.offline)
+
+    def fetch(self, reference: Any) -> Path:  # noqa: ANN401 - a SourceRef
+        """Fetch a pinned source into the cache."""
+        return fetch(
+            reference,
+            cache=self.cache,
+            folder=self.recipe.folder,
+            on_event=self.on_event,
+            offline=self.offline,
+        )
+
+    @functools.cached_property
+    def task(self) -> Task:
+        """The recipe's task with its sidecar files."""
+        return create_task(self.recipe.task, self.recipe.task_options, self.task_files)
+
+    @functools.cached_property
+    def task_files(self) -> dict[str, bytes]:
+        """The task's sidecar files, by name."""
+        return {n: self.fetch(ref).read_bytes() for n, ref in self.recipe.task_files.items()}
+
+    @functools.cached_property
+    def task_sha256(self) -> str:
+        """Digest of everything that predictions rest on beside the graph and the data."""
+        verify = self.plan.step("verify").values()
+        return digest_of([
+            self.recipe.task, dict(self.recipe.task_options), verify["code"], host_kind(),
+            self.plan.step("fetch").values(), self.plan.step("canonicalise").values()["tools"],
+        ])
+
+    @functools.cached_property
+    def calibration_set(self) -> SampleSet:
+        """The calibration samples."""
+        return load_set(self.recipe.calibration, self.fetcher, self._code("calibrate"))
+
+    @functools.cached_property
+    def evaluation_set(self) -> SampleSet:
+        """The evaluation samples, proven disjoint from calibration."""
+        evaluation = load_set(self.recipe.evaluation, self.fetcher, self._code("verify"))
+        check_disjoint(self.calibration_set, evaluation, self.recipe.file)
+        return evaluation
+
+    def _code(self, step: str) -> str:
+        return str(self.plan.step(step).values()["code"])
+
+    @functools.cached_property
+    def source(self) -> Graph:
+        """The model as it comes: a file, or exported by a worker."""
+        uri = self.recipe.source.uri
+        if not uri.startswith(("torch:", "hf:")):
+            return Graph.load(self.fetch(self.recipe.source))
+        key = digest_of([self.plan.step("fetch").values(), self.plan.step("export").values()])
+
+        def produce(out: Path) -> None:
+            source = self.fetch(self.recipe.source)
+            packages = [self.fetch(p) for p in self.recipe.packages]
+            notes = export(
+                self.recipe, source, packages, OPSET_MIN, out / "model.onnx", self.on_event
+            )
+            (out / "notes.json").write_text(json.dumps(dataclasses.asdict(notes)))
+
+        folder = self.stage("export", key, produce, lambda f: _export_detail(f))
+        return Graph.load(folder / "model.onnx")
+
+    @functools.cached_property
+    def canonical(self) -> Canonical:
+        """The graph after canonicalise and optimize; its outputs equal the source's."""
+        step = self.plan.step("canonicalise").values()
+        source = self.source
+        key = digest_of([source.sha256, step, self.calibration_set.sha256, self.task_sha256])
+
+        def produce(out: Path) -> None:
+            options = CanonicalOptions(
+                opset_min=step["opset_min"],
+                opset_max=step["opset_max"],
+                fixed=step["fixed"],
+                shapes=step["shapes"],
+            )
+            graph, notes = canonicalise(source, options)
+            graph, more = optimize(graph)
+            error = self._canonical_error(source, graph)
+            graph.save(out / "model.onnx")
+            (out / "notes.json").write_text(json.dumps({
+                "notes": [f"{n.name}: {n.text}" for n in (*notes, *more)],
+                "nodes": [len(source.proto.graph.node), len(graph.proto.graph.node)],
+                "max_error": error,
+            }))
+
+        folder = self.stage("optimize", key, produce, _canonical_detail)
+        notes = json.loads((folder / "notes.json").read_text())
+        return Canonical(
+            Graph.load(folder / "model.onnx"), tuple(notes["notes"]), notes["max_error"]
+        )
+
+    def _canonical_error(self, source: Graph, graph: Graph) -> float:
+        first = dataclasses.replace(
+            self.calibration_set, samples=self.calibration_set.samples[:_COMPARE_FEEDS]
+        )
+        run = runner(open_session(graph.to_bytes()))
+        feeds = record_feeds(self.task, run, first, _COMPARE_FEEDS, lambda _: None)
+        differences = compare_outputs(self._with_fixed(runner(open_session(source.to_bytes()))), run, feeds)
+        worst = max(d.relative_l2 for d in differences)
+        if not worst <= MAX_CANONICAL_ERROR:
+            name = max(differences, key=lambda d: d.relative_l2).output
+            raise BuildError(
+                f'canonicalising changed output "{name}" by {worst:.2g} (relative L2)',
+                hint="`edgekit inspect` shows the operators; please report the model",
+                where=self.recipe.file,
+            )
+        return float(worst)
+
+    def _with_fixed(self, run: Run) -> Run:
+        import numpy as np
+
+        fixed = {
+            t.name: np.array(t.fixed, dtype=t.dtype)
+            for t in self.recipe.inputs
+            if t.fixed is not None
+        }
+        return lambda feeds: run({**feeds, **fixed})
+
+    @functools.cached_property
+    def feeds(self) -> list[Feeds]:
+        """What the task feeds to the model on calibration samples; at most 64."""
+        run = runner(open_session(self.canonical.graph.to_bytes()))
+        feeds = self._watch(
+            "calibrate",
+            "samples",
+            len(self.calibration_set.samples),
+            lambda tick: record_feeds(self.task, run, self.calibration_set, CALIBRATION_FEEDS, tick),
+        )
+        lint_calibration(self.calibration_set, feeds, self.recipe.file)
+        return feeds
+
+    @functools.cached_property
+    def static_base(self) -> Graph:
+        """What a static plan starts from: the canonical graph, its LSTMs already dynamic."""
+        graph, scheme = self.canonical.graph, self.resolved.target.quantization
+        return recurrent_graph(graph, scheme) or graph
+
+    def calibrate(self, graph: Graph) -> Calibration:
+        """Calibrate a graph: the canonical one, or one whose LSTMs are already dynamic."""
+        import numpy as np
+
+        scheme = self.resolved.target.quantization
+        layers = find_layers(graph.proto)
+        key = digest_of([
+            graph.sha256, self.calibration_set.sha256, self.evaluation_set.sha256, self.task_sha256,
+            self._code("calibrate"), self.plan.step("quantize").values(),
+        ])
+
+        def produce(out: Path) -> None:
+            names = tensors_to_calibrate(graph, layers)
+            feeds = self.feeds
+            stats = self._watch(
+                "calibrate", "samples", 2 * len(feeds),
+                lambda tick: collect(graph, names, feeds, tick),
+            )
+            self._lint_ranges(graph, stats)
+            rule, ranges, per_rule = choose_rule(graph, scheme, stats, layers, feeds)
+            sqnr = layer_sqnr_db(
+                graph, layers, ranges, feeds[:_SQNR_FEEDS], per_channel=scheme.per_channel
+            )
+            (out / "calibration.json").write_text(json.dumps({
+                "rule": rule.value, "ranges": ranges, "sqnr_db": sqnr, "rule_sqnr_db": per_rule,
+            }))
+            np.savez_compressed(out / "histograms.npz", **{
+                f"t{i}": stats[name].histogram for i, name in enumerate(names)
+            })
+
+        folder = self.stage("calibrate", key, produce, _calibration_detail)
+        saved = json.loads((folder / "calibration.json").read_text())
+        return Calibration(
+            tuple(layers),
+            saved["rule"],
+            {name: (low, high) for name, (low, high) in saved["ranges"].items()},
+            saved["sqnr_db"],
+            saved["rule_sqnr_db"],
+        )
+
+    def _lint_ranges(self, graph: Graph, stats: Mapping[str, TensorStats]) -> None:
+        few = _evenly(self.evaluation_set.samples, _LINT_SAMPLES)
+        run = runner(open_session(self.canonical.graph.to_bytes()))
+        feeds = record_feeds(
+            self.task, run, dataclasses.replace(self.evaluation_set, samples=few),
+            CALIBRATION_FEEDS, lambda _: None,
+        )
+        if not feeds:
+            return
+        seen = collect(graph, list(stats), feeds)
+        lint_ranges(
+            {n: (s.low, s.high) for n, s in stats.items()},
+            {n: (s.low, s.high) for n, s in seen.items()},
+            self.recipe.file,
+        )
+
+    def predictions(self, graph: Graph, label: str) -> list[Prediction]:
+        """Return a graph's predictions on the evaluation set, from the cache where they are known."""
+        samples = self.evaluation_set
+        key = digest_of([graph.sha256, samples.sha256, self.task_sha256])
+
+        def produce(out: Path) -> None:
+            run = runner(open_session(graph.to_bytes()))
+            found = self._watch(
+                f"verify {label}", "samples", len(samples.samples),
+                lambda tick: predict_all(self.task, run, samples, tick),
+            )
+            (out / "predictions.json").write_text(json.dumps(found))
+
+        folder, _ = self.cache.stage("predictions", key, produce)
+        predictions: list[Prediction] = json.loads((folder / "predictions.json").read_text())
+        return predictions
+
+    def timing(self, candidate: Graph) -> HostTiming:
+        """Return paired latencies of fp32 and a candidate on this host."""
+        fp32 = self.canonical.graph
+        key = digest_of([fp32.sha256, candidate.sha256, self.calibration_set.sha256, host_kind()])
+
+        def produce(out: Path) -> None:
+            measured = time_pair(fp32, candidate, self.feeds[:_SQNR_FEEDS])
+            (out / "timing.json").write_text(json.dumps(dataclasses.asdict(measured)))
+
+        folder, _ = self.cache.stage("timing", key, produce)
+        return HostTiming(**json.loads((folder / "timing.json").read_text()))
+
+    def stage(
+        self,
+        name: str,
+        key: str,
+        produce: Callable[[Path], None],
+        detail: Callable[[Path], str],
+    ) -> Path:
+        """Run or reuse a cached stage and say so."""
+        started = time.perf_counter()
+        folder, cached = self.cache.stage(name, key, produce)
+        self.on_event(
+            Event(
+                self.recipe.name, name, 1, 1, detail=detail(folder),
+                seconds=time.perf_counter() - started, cached=cached,
+            )
+        )
+        return folder
+
+    def _watch(self, stage: str, unit: str, total: int, work: Callable[[Callable[[int], None]], Any]) -> Any:  # noqa: ANN401
+        """Run work that reports how many units are done."""
+        return work(
+            lambda done: self.on_event(Event(self.recipe.name, stage, min(done, total), total, unit))
+        )
+
+
+def _evenly(items: Sequence[Any], limit: int) -> tuple[Any, ...]:
+    if len(items) <= limit:
+        return tuple(items)
+    return tuple(items[i * len(items) // limit] for i in range(limit))
+
+
+def _export_detail(folder: Path) -> str:
+    notes = json.loads((folder / "notes.json").read_text())
+    return str(notes.get("detail") or notes)
+
+
+def _canonical_detail(folder: Path) -> str:
+    notes = json.loads((folder / "notes.json").read_text())
+    before, after = notes["nodes"]
+    return f"{before} → {after} nodes, outputs equal to {notes['max_error']:.0e}"
+
+
+def _calibration_detail(folder: Path) -> str:
+    saved = json.loads((folder / "calibration.json").read_text())
+    return f"{len(saved['sqnr_db'])} layers, {saved['rule']} ranges"
