@@ -220,8 +220,9 @@ def _read_key_file(path: Path, *, private: bool) -> bytes:
                 )
             data = file.read(MAX_KEY_FILE_BYTES + 1)
     except FileNotFoundError as error:
+        hint = "`edgekit keys create` makes one, and so does the first build"
         raise TrustError(
-            "no such key file", hint="`edgekit keys list` shows the keys", where=str(path)
+            "no such key file", hint=hint if private else None, where=str(path)
         ) from error
     except OSError as error:
         raise TrustError(f"cannot be read: {error.strerror}", where=str(path)) from error
