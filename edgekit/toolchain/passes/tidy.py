@@ -1,0 +1,116 @@
+"""Give every node a name of its own, and take out what the model does not need to run.
+
+Metadata and doc strings carry absolute paths of the machine that exported; the same model exported
+twice would otherwise differ. The IR version is the lowest that the operator sets allow, so that older
+runtimes load the file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgekit.toolchain.passes import _edit
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgekit.toolchain.passes import CanonicalOptions
+
+PRODUCER = "edgekit"
+# Weights may stand apart from the inputs since IR 4.
+_MIN_IR = 4
+_STRING = 8
+# Element types that came with a later IR: float8 with 9, 4 bits with 10, 2 bits with 13.
+_TYPE_IR = {17: 9, 18: 9, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13, 27: 14, 28: 14}
+
+
+def apply(proto: onnx.ModelProto, options: CanonicalOptions) -> str | None:  # noqa: ARG001
+    """Name, strip and order."""
+    before = proto.SerializeToString(deterministic=True)
+    _strip_model(proto)
+    taken: set[str] = set()
+    for graph in _edit.all_graphs(proto.graph):
+        _strip_graph(graph)
+        for node in graph.node:
+            node.domain = "" if _edit.is_standard(node) else node.domain
+            # A result's name is unique, and it stays what it is when nodes before it go.
+            wanted = node.name or next((o for o in node.output if o), node.op_type)
+            node.name = _edit.unique(wanted, taken)
+    _keep_types_of_foreign_nodes(proto.graph)
+    _imports(proto)
+    if proto.SerializeToString(deterministic=True) == before:
+        return None
+    return "names, metadata and IR version made canonical"
+
+
+def _strip_model(proto: onnx.ModelProto) -> None:
+    for field in ("doc_string", "domain", "model_version", "producer_version"):
+        proto.ClearField(field)
+    del proto.metadata_props[:]
+    del proto.training_info[:]
+    proto.producer_name = PRODUCER
+    proto.graph.name = "main"
+
+
+def _strip_graph(graph: onnx.GraphProto) -> None:
+    _strip(graph)
+    del graph.quantization_annotation[:]
+    for node in graph.node:
+        _strip(node)
+        attributes = sorted(node.attribute, key=lambda a: str(a.name))
+        for entry in attributes:
+            entry.ClearField("doc_string")
+            if entry.HasField("t"):
+                _strip(entry.t)
+        del node.attribute[:]
+        node.attribute.extend(attributes)
+    for value in [*graph.input, *graph.output, *graph.value_info]:
+        _strip(value)
+    for tensor in graph.initializer:
+        _strip(tensor)
+        _pack(tensor)
+
+
+def _strip(message: Any) -> None:  # noqa: ANN401 - any message that has these
+    message.ClearField("doc_string")
+    del message.metadata_props[:]
+
+
+def _pack(tensor: onnx.TensorProto) -> None:
+    """Store values as raw bytes: the typed lists are larger, and two forms of one tensor differ."""
+    import onnx
+
+    if tensor.HasField("raw_data") or tensor.data_type == _STRING:
+        return
+    packed = onnx.numpy_helper.from_array(_edit.to_array(tensor), tensor.name)
+    if packed.data_type == tensor.data_type and list(packed.dims) == list(tensor.dims):
+        tensor.CopyFrom(packed)
+
+
+def _keep_types_of_foreign_nodes(graph: onnx.GraphProto) -> None:
+    """Drop stated types that anyone can infer again; nobody can for another domain's operators."""
+    foreign = {o for n in graph.node if not _edit.is_standard(n) for o in n.output if o}
+    kept = [v for v in graph.value_info if v.name in foreign]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+
+
+def _imports(proto: onnx.ModelProto) -> None:
+    import onnx
+
+    used = {
+        "" if _edit.is_standard(node) else node.domain
+        for graph in _edit.all_graphs(proto.graph)
+        for node in graph.node
+    } | {""}
+    versions: dict[str, int] = {}
+    for entry in proto.opset_import:
+        domain = "" if entry.domain in _edit.STANDARD_DOMAINS else entry.domain
+        versions[domain] = max(entry.version, versions.get(domain, 0))
+    del proto.opset_import[:]
+    for domain in sorted(used & versions.keys()):
+        proto.opset_import.add(domain=domain, version=versions[domain])
+    lowest = onnx.helper.find_min_ir_version_for(proto.opset_import, ignore_unknown=True)
+    types = {t.data_type for graph in _edit.all_graphs(proto.graph) for t in graph.initializer}
+    wanted = max([_MIN_IR, lowest, *(_TYPE_IR.get(t, 0) for t in types)])
+    proto.ir_version = wanted
