@@ -60,11 +60,16 @@ class BuildView:
         if self._out.quiet or self._out.json:
             return
         subject = f"{event.subject:<20}" if self._prefixed else ""
-        time = "cached" if event.cached else "" if event.seconds is None else f"{event.seconds:.1f} s"
+        time = (
+            "cached" if event.cached else "" if event.seconds is None else f"{event.seconds:.1f} s"
+        )
         mark = " " if event.stage == "candidate" else "✓"
         self._progress.console.print(
             f"  {subject}{mark} {event.stage:<10} {event.detail:<62} {time:>7}",
-            highlight=False, markup=False, no_wrap=True, overflow="ellipsis",
+            highlight=False,
+            markup=False,
+            no_wrap=True,
+            overflow="ellipsis",
         )
 
 
@@ -119,8 +124,14 @@ def _render_table(console: Console, result: BuildResult) -> None:
 
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
     for name, right in (
-        ("model", False), ("ships as", False), ("size, MiB", True), ("of fp32", True),
-        ("accuracy", True), ("metric (measured here)", False), ("p50, ms", True), ("", False),
+        ("model", False),
+        ("ships as", False),
+        ("size, MiB", True),
+        ("of fp32", True),
+        ("accuracy", True),
+        ("metric (measured here)", False),
+        ("p50, ms", True),
+        ("", False),
     ):
         table.add_column(name, justify="right" if right else "left", no_wrap=True)
     for outcome in result.outcomes:
@@ -151,8 +162,12 @@ def _render_error(console: Console, outcome: Outcome) -> None:
     error = outcome.error or {}
     place = f"{error['where']}: " if error.get("where") else ""
     word = "left out" if outcome.status == "left-out" else "error"
-    console.print(f"\n{word}: {outcome.model}: {place}{error['message']}", markup=False, soft_wrap=True,
-                  style="red" if word == "error" else "")
+    console.print(
+        f"\n{word}: {outcome.model}: {place}{error['message']}",
+        markup=False,
+        soft_wrap=True,
+        style="red" if word == "error" else "",
+    )
     if error.get("hint"):
         console.print(f"  hint: {error['hint']}", markup=False, soft_wrap=True)
 
@@ -162,11 +177,15 @@ def _render_next(console: Console, result: BuildResult) -> None:
     if not built:
         return
     if all(o.status == "up-to-date" for o in built):
-        console.print(f"\n  up to date: {len(built)} of {len(result.outcomes)}, nothing has changed")
+        console.print(
+            f"\n  up to date: {len(built)} of {len(result.outcomes)}, nothing has changed"
+        )
     first = built[0]
     folder = Path(str(first.report)).parent
     report = first.report if len(built) == 1 else f"{folder}/*.html"
-    console.print(f"\n  report {report}    next: edgekit verify {first.path} --emulate", soft_wrap=True)
+    console.print(
+        f"\n  report {report}    next: edgekit verify {first.path} --emulate", soft_wrap=True
+    )
 
 
 def _number(measurement: Mapping[str, Any] | None) -> str:

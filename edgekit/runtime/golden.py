@@ -7,6 +7,7 @@ vector, so "exact" means every bit; the thinned values show how far off a tolera
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -98,7 +99,9 @@ def compare(
     for index, (one, other) in enumerate(zip(expected, got, strict=True)):
         for name, values in one.values.items():
             matches.append(
-                _compare_output(index, name, one, other, values, agreements.scores[index], tolerance)
+                _compare_output(
+                    index, name, one, other, values, agreements.scores[index], tolerance
+                )
             )
     return matches
 
@@ -117,7 +120,8 @@ def _compare_output(
     exact = other.sha256.get(name) == one.sha256[name]
     answer = other.values.get(name)
     if answer is None or answer.shape != values.shape:
-        return OutputMatch(index, name, False, float("inf"), 0.0, agreement, False)
+        # JSON has no infinity: the largest float says that nothing fits.
+        return OutputMatch(index, name, False, sys.float_info.max, 0.0, agreement, False)
     a, b = values.astype(np.float64), answer.astype(np.float64)
     max_abs = float(np.abs(a - b).max(initial=0.0) / max(1.0, np.abs(a).max(initial=0.0)))
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))

@@ -29,17 +29,28 @@ def main(argv: list[str]) -> int:
     folder = Path(argv[0])
     try:
         manifest = parse_manifest((folder / "manifest.json").read_bytes())
-        matches = replay(manifest, lambda name: (folder / name).read_bytes(), list(manifest.members))
+        matches = replay(
+            manifest, lambda name: (folder / name).read_bytes(), list(manifest.members)
+        )
         document = {
             "schema": "edgekit.replay/1",
             "host": host_kind(),
             "matches": [dataclasses.asdict(match) for match in matches],
         }
     except EdgekitError as error:
-        sys.stdout.write(json.dumps({
-            "schema": "edgekit.error/1", "error": type(error).__name__, "message": error.message,
-            "hint": error.hint, "where": error.where, "exit_code": error.exit_code,
-        }) + "\n")
+        sys.stdout.write(
+            json.dumps(
+                {
+                    "schema": "edgekit.error/1",
+                    "error": type(error).__name__,
+                    "message": error.message,
+                    "hint": error.hint,
+                    "where": error.where,
+                    "exit_code": error.exit_code,
+                }
+            )
+            + "\n"
+        )
         return error.exit_code
     sys.stdout.write(json.dumps(document) + "\n")
     return 0

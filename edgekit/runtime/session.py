@@ -1,4 +1,4 @@
-"""Open ONNX Runtime sessions the one way that edgekit runs models, on the host and on the device."""
+"""Open ONNX Runtime sessions the one way that edgekit runs models, on host and device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # Feeds in, all outputs by name. Tasks get one of these and never see a session.
 Run = Callable[[Mapping[str, "Array"]], dict[str, "Array"]]
 
-# ORT_ENABLE_BASIC gives other int8 results than EXTENDED and ALL, so the level is part of a model's meaning.
+# ORT_ENABLE_BASIC gives other int8 results than EXTENDED and ALL: the level is part of a model.
 OPTIMIZATION_LEVEL = "ORT_ENABLE_ALL"
 
 
@@ -80,7 +80,7 @@ def open_session(
     source = model if isinstance(model, bytes) else str(model)
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - onnxruntime raises its own unrelated classes
+    except Exception as error:
         raise BuildError(
             f"onnxruntime cannot load the model: {_first_line(error)}",
             hint="`edgekit inspect` lists operators that the runtime lacks",
@@ -99,7 +99,7 @@ def runner(session: Any) -> Run:  # noqa: ANN401 - onnxruntime ships no types
     def run(feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         try:
             return dict(zip(names, session.run(names, dict(feeds)), strict=True))
-        except Exception as error:  # noqa: BLE001 - onnxruntime raises its own unrelated classes
+        except Exception as error:
             shapes = ", ".join(f"{k}: {v.dtype}{list(v.shape)}" for k, v in feeds.items())
             raise BuildError(
                 f"the model failed on its input: {_first_line(error)}", hint=f"fed {shapes}"

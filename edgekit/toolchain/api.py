@@ -22,7 +22,13 @@ from edgekit.toolchain.project import folders
 from edgekit.toolchain.recipe import Recipe, load_recipe
 from edgekit.toolchain.settings import Settings, load_settings
 from edgekit.toolchain.targets import load_target
-from edgekit.wire.errors import BuildError, ConfigError, EdgekitError, MissingToolError, did_you_mean
+from edgekit.wire.errors import (
+    BuildError,
+    ConfigError,
+    EdgekitError,
+    MissingToolError,
+    did_you_mean,
+)
 
 
 @dataclass(frozen=True)
@@ -178,9 +184,7 @@ def build_prepared(
             waiting.append(job)
     for outcome in _run_all(waiting, min(prepared.settings.jobs, len(waiting)), on_event):
         missing = (outcome.error or {}).get("error") == MissingToolError.__name__
-        outcomes[outcome.model] = (
-            _left_out(outcome) if missing and leave_out else outcome
-        )
+        outcomes[outcome.model] = _left_out(outcome) if missing and leave_out else outcome
     write_lock(
         prepared.project,
         {f"{o.model}/{o.target}": o.lock for o in outcomes.values() if o.lock is not None},
@@ -217,7 +221,8 @@ def _guarded(job: Job, on_event: OnEvent) -> Outcome:
         return failed(job.recipe.name, job.resolved.target.name, error)
     except MemoryError as error:
         return failed(
-            job.recipe.name, job.resolved.target.name,
+            job.recipe.name,
+            job.resolved.target.name,
             BuildError(f"out of memory: {error}", hint="build with --jobs 1"),
         )
 
@@ -248,7 +253,8 @@ def _result(future: Future[Outcome], job: Job) -> Outcome:
         return future.result()
     except BrokenProcessPool as error:
         return failed(
-            job.recipe.name, job.resolved.target.name,
+            job.recipe.name,
+            job.resolved.target.name,
             BuildError(f"the worker process died: {error}", hint="build with --jobs 1"),
         )
 
@@ -262,7 +268,7 @@ def _pool(workers: int, context: Any, events: Any) -> Iterator[ProcessPoolExecut
         yield pool
     except BaseException:
         # Ctrl-C: the workers ignore it and are ended here; their temporary folders are swept later.
-        for process in list((pool._processes or {}).values()):  # noqa: SLF001 - it has no public way
+        for process in list((pool._processes or {}).values()):
             process.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,16 +15,15 @@ from edgekit.runtime.pipeline import MODEL_MEMBER
 from edgekit.runtime.session import open_session, runner
 from edgekit.toolchain.decide import Decision, Judged, describe_limit
 from edgekit.toolchain.pack import write_bundle
+from edgekit.toolchain.placement import Place
 from edgekit.toolchain.plan import version_of
-from edgekit.toolchain.predict import predict
 from edgekit.toolchain.readers import Sample
 from edgekit.toolchain.recipe import Recipe
 from edgekit.toolchain.report import render_report
 from edgekit.toolchain.report.document import report_document
 from edgekit.toolchain.sbom import SbomInputs, SbomPart, make_sbom
 from edgekit.toolchain.stages import Workbench
-from edgekit.toolchain.targets import Resolved
-from edgekit.wire.canonical import canonical_json
+from edgekit.wire.bundle import MEASUREMENTS_NAME
 from edgekit.wire.manifest import (
     BundleTarget,
     Golden,
@@ -35,6 +35,7 @@ from edgekit.wire.manifest import (
     Tensor,
     Tolerance,
 )
+from edgekit.wire.results import Results
 from edgekit.wire.signing import PrivateKey
 
 GOLDEN_SAMPLES = 16
@@ -50,6 +51,7 @@ TOLERANCES: Mapping[GraphKind, Tolerance] = {
 
 
 def produce_bundle(out: Path, bench: Workbench, decision: Decision, key: PrivateKey) -> None:
+    """Write bundle, report and summary of a decided build into a folder."""
     shipped = decision.winner
     samples = _golden_samples(bench)
     recorded = _record(bench, shipped, samples)
@@ -83,11 +85,9 @@ def _members(
         members[f"pipeline/{name}"] = data
     for index, (sample, answer) in enumerate(zip(samples, recorded, strict=True)):
         members.update(to_members(index, sample.suffix, sample.data, answer))
-    members["measurements.json"] = canonical_json({
-        "schema": "edgekit.measurements/1",
-        "shipped": [m.to_json() for m in shipped.measurements],
-        "fp32": [m.to_json() for m in decision.judged[0].measurements],
-    })
+    members[MEASUREMENTS_NAME] = Results(
+        shipped=shipped.measurements, fp32=decision.judged[0].measurements
+    ).to_bytes()
     members["sbom.cdx.json"] = make_sbom(_sbom_inputs(bench, shipped))
     members["licenses/NOTICE.txt"] = _notice(bench.recipe).encode()
     return members
@@ -119,7 +119,7 @@ def _manifest(bench: Workbench, shipped: Judged, golden: int) -> Manifest:
         outputs=tuple(Tensor(t.name, t.dtype, t.shape) for t in recipe.outputs),
         session=SessionOptions(optimization_level="all", threads=target.runtime.threads),
         contract=recipe.contract_for(target.name),
-        placement=_placement(shipped, bench.resolved),
+        placement=_placement(bench, shipped),
         golden=Golden(kind, TOLERANCES[kind], golden, host_kind()),
         plan_sha256=bench.plan.sha256,
         tools=_tools(),
@@ -133,19 +133,35 @@ def graph_kind(shipped: Judged) -> GraphKind:
     if "dynamic" in shipped.candidate.precision:
         return "dynamic"
     # Exact only where no float32 arithmetic is left between the first and the last rounding.
-    float_ops = {"QuantizeLinear", "DequantizeLinear", "Conv", "Gemm", "MatMul", "Relu", "Clip",
-                 "Add", "MaxPool", "Flatten", "Reshape", "GlobalAveragePool", "Squeeze"}
+    float_ops = {
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "Conv",
+        "Gemm",
+        "MatMul",
+        "Relu",
+        "Clip",
+        "Add",
+        "MaxPool",
+        "Flatten",
+        "Reshape",
+        "GlobalAveragePool",
+        "Squeeze",
+    }
     ops = {node.op_type for node in shipped.candidate.graph.proto.graph.node}
-    return "static-int8" if not shipped.candidate.kept_float and ops <= float_ops - {"Add", "GlobalAveragePool"} else "static-mixed"
+    return (
+        "static-int8"
+        if not shipped.candidate.kept_float and ops <= float_ops - {"Add", "GlobalAveragePool"}
+        else "static-mixed"
+    )
 
 
-def _placement(shipped: Judged, resolved: Resolved) -> tuple[Placement, ...]:
-    rows: dict[tuple[str, str], int] = {}
-    for row in predict(shipped.candidate.graph, resolved.target).rows:
-        precision = "int8" if row.int8 else "fp32"
-        rows[row.op, precision] = rows.get((row.op, precision), 0) + row.count
+def _placement(bench: Workbench, shipped: Judged) -> tuple[Placement, ...]:
+    rows: Counter[tuple[str, Literal["int8", "fp32"]]] = Counter()
+    for node in bench.predict(shipped.candidate.graph).nodes:
+        rows[node.facts.op, "int8" if node.facts.place is Place.INT8 else "fp32"] += 1
     return tuple(
-        Placement(op, "int8" if precision == "int8" else "fp32", "CPUExecutionProvider", count)
+        Placement(op, precision, "CPUExecutionProvider", count)
         for (op, precision), count in sorted(rows.items())
     )
 

@@ -26,6 +26,7 @@ from edgekit.wire.canonical import digest_of, sha256_file
 from edgekit.wire.errors import ConfigError, GateError
 from edgekit.wire.signing import PrivateKey
 
+
 @dataclass(frozen=True)
 class Outcome:
     """What came of one model.
@@ -83,11 +84,13 @@ def planned(job: Job) -> tuple[Plan, str]:
     """Return the job's plan, with what the lock decided, and the digest without it."""
     free = make_plan(job.recipe, job.resolved)
     decision = locked_decision(job.lock, job.name, free.sha256)
-    return (free if decision is None else make_plan(job.recipe, job.resolved, decision)), free.sha256
+    return (
+        free if decision is None else make_plan(job.recipe, job.resolved, decision)
+    ), free.sha256
 
 
 def up_to_date(job: Job, plan: Plan) -> Outcome | None:
-    """Return the outcome of an earlier build of the same plan, with its files put back if missing."""
+    """Return an earlier build of the same plan, its files put back if they are missing."""
     cache = Cache(job.settings.cache_dir)
     key = _bundle_key(plan, job.key)
     if not cache.has("bundle", key):
@@ -119,22 +122,32 @@ def build_one(job: Job, on_event: OnEvent) -> Outcome:
     bench = Workbench(job.recipe, job.resolved, plan, cache, on_event, job.settings.offline)
     decision = decide(bench)
     if decision.shipped is None:
-        raise _gate_error(job, decision)
+        raise _gate_error(decision)
     entry = _lock_entry(decision.shipped, free_sha256)
     if entry is not None:
         # From here on the decision is an input, as it is for whoever rebuilds.
-        plan = make_plan(job.recipe, job.resolved, locked_decision({job.name: entry}, job.name, free_sha256))
+        plan = make_plan(
+            job.recipe, job.resolved, locked_decision({job.name: entry}, job.name, free_sha256)
+        )
         bench = replace(bench, plan=plan)
     folder, _ = cache.stage(
-        "bundle", _bundle_key(plan, job.key), lambda out: produce_bundle(out, bench, decision, job.key)
+        "bundle",
+        _bundle_key(plan, job.key),
+        lambda out: produce_bundle(out, bench, decision, job.key),
     )
     summary = json.loads((folder / "summary.json").read_text())
     path, report, _ = _deliver(folder, job, summary)
     seconds = time.perf_counter() - started
     on_event(Event(plan.model, "bundle", 1, 1, detail=path.name, seconds=seconds))
     return Outcome(
-        plan.model, plan.target, "built", str(path), str(report), summary,
-        seconds=seconds, lock=entry,
+        plan.model,
+        plan.target,
+        "built",
+        str(path),
+        str(report),
+        summary,
+        seconds=seconds,
+        lock=entry,
     )
 
 
@@ -166,7 +179,7 @@ def _lock_entry(shipped: Judged, plan_sha256: str) -> LockEntry | None:
     )
 
 
-def _gate_error(job: Job, decision: Decision) -> GateError:
+def _gate_error(decision: Decision) -> GateError:
     rows = []
     best = max(decision.judged, key=lambda j: (sum(v.met for v in j.verdicts), -j.latency_ratio))
     reference = {m.metric: m.value for m in decision.judged[0].measurements}

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from edgekit.runtime.host import host_kind
 from edgekit.runtime.tasks import Prediction
 from edgekit.toolchain.events import Event
-from edgekit.toolchain.predict import predict
 from edgekit.toolchain.quantize.candidates import (
     Candidate,
     check_candidate,
@@ -111,7 +110,9 @@ def decide(bench: Workbench) -> Decision:
         tried = [j for j in decision.judged[1:] if j.reason]
         decision.shipped = replace(fp32.judged, reason="")
         decision.reason = "fp32 is kept: " + (
-            tried[-1].reason if tried else "; ".join(decision.refused.values()) or "nothing to quantize"
+            tried[-1].reason
+            if tried
+            else "; ".join(decision.refused.values()) or "nothing to quantize"
         )
     return decision
 
@@ -126,7 +127,7 @@ class _Reference:
 def _judge_fp32(bench: Workbench) -> _Reference:
     graph = bench.canonical.graph
     predictions = bench.predictions(graph, "fp32")
-    predicted = predict(graph, bench.resolved.target)
+    predicted = bench.predict(graph)
     measurements = (
         *_accuracy(bench, predictions, predictions),
         size_measurement(graph.size_bytes),
@@ -134,15 +135,18 @@ def _judge_fp32(bench: Workbench) -> _Reference:
     )
     contract = bench.recipe.contract_for(bench.plan.target)
     judged = Judged(
-        Candidate("fp32", "fp32", graph), measurements,
-        judge(contract, measurements, measurements), 1.0, "predicted",
+        Candidate("fp32", "fp32", graph),
+        measurements,
+        judge(contract, measurements, measurements),
+        1.0,
+        "predicted",
         reason=_shortfall(judge(contract, measurements, measurements)),
     )
     return _Reference(judged, predictions, _latency(predicted.measurements))
 
 
 def _judge(bench: Workbench, candidate: Candidate, fp32: _Reference) -> Judged:
-    predicted = predict(candidate.graph, bench.resolved.target)
+    predicted = bench.predict(candidate.graph)
     predictions = bench.predictions(candidate.graph, candidate.name)
     measurements = (
         *_accuracy(bench, fp32.predictions, predictions),
@@ -160,7 +164,13 @@ def _judge(bench: Workbench, candidate: Candidate, fp32: _Reference) -> Judged:
     if not reason and ratio > limit:
         reason = f"{candidate.name} takes {ratio:.2f} x the time of fp32 ({kind})"
     bench.on_event(
-        Event(bench.recipe.name, "candidate", 1, 1, detail=f"{candidate.name}: {reason or 'meets the contract'}")
+        Event(
+            bench.recipe.name,
+            "candidate",
+            1,
+            1,
+            detail=f"{candidate.name}: {reason or 'meets the contract'}",
+        )
     )
     return Judged(candidate, measurements, verdicts, ratio, kind, timing, reason)
 
@@ -218,7 +228,11 @@ def _accuracy(
     bench: Workbench, reference: list[Prediction], predictions: list[Prediction]
 ) -> list[Measurement]:
     return accuracy_measurements(
-        bench.task, bench.recipe.metric, bench.evaluation_set, reference, predictions,
+        bench.task,
+        bench.recipe.metric,
+        bench.evaluation_set,
+        reference,
+        predictions,
         f"{host_kind()} host",
     )
 
@@ -241,7 +255,9 @@ def describe_shortfall(verdict: Verdict) -> str:
 
 def describe_limit(requirement: Requirement) -> str:
     """Write a requirement's limit: ``≥ 0.95``, ``≥ fp32 - 0.02``."""
-    sign, limit = ("≥", requirement.minimum) if requirement.maximum is None else ("≤", requirement.maximum)
+    sign, limit = (
+        ("≥", requirement.minimum) if requirement.maximum is None else ("≤", requirement.maximum)
+    )
     if requirement.vs == "fp32":
         return f"{sign} fp32 {'-' if (limit or 0) < 0 else '+'} {abs(limit or 0):g}"
     return f"{sign} {limit:g}"

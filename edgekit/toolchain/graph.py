@@ -79,7 +79,9 @@ class Graph:
     @property
     def opset(self) -> int:
         """Version of the default operator set."""
-        return max((o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
+        return max(
+            (o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), default=0
+        )
 
     @property
     def input_names(self) -> list[str]:
@@ -103,6 +105,3 @@ def serialize(proto: Any) -> bytes:  # noqa: ANN401 - protobuf messages are unty
         raise BuildError("the model is over 2 GB", hint="edgekit packs models of up to 2 GB")
     data: bytes = proto.SerializeToString(deterministic=True)
     return data
-
-
-

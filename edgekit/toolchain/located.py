@@ -1,7 +1,7 @@
 """TOML whose every value knows its file and line.
 
-``tomllib`` parses; a scan of the lines, which the parser has already accepted, finds where each key
-stands. A :class:`Table` then reads values by type, and :meth:`Table.close` names whatever nobody read.
+``tomllib`` parses; a scan of the lines, which the parser has accepted, finds where each key stands.
+A :class:`Table` then reads values by type, and :meth:`Table.close` names whatever nobody read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from edgekit.wire.errors import ConfigError, did_you_mean
 T = TypeVar("T")
 
 _HEADER = re.compile(r"^\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?$")
-_KEY = re.compile(r"""^\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=""")
+_KEY = re.compile(
+    r"""^\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*="""
+)
 _LINE_IN_MESSAGE = re.compile(r"\(at line (\d+), column \d+\)")
 MAX_TOML_BYTES = 1 << 20
 
@@ -89,7 +91,8 @@ class Table:
             value = float(value)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise ConfigError(
-                f'"{key}" is {type(value).__name__}, expected {kind.__name__}', where=self.where(key)
+                f'"{key}" is {type(value).__name__}, expected {kind.__name__}',
+                where=self.where(key),
             )
         return value
 
@@ -131,8 +134,8 @@ class Table:
         self._read.update(left)
         return left
 
-    def keys(self) -> Iterator[str]:
-        """Iterate over the keys in the file's order."""
+    def names(self) -> Iterator[str]:
+        """Iterate over the names of the keys in the file's order."""
         return iter(self.values)
 
     def close(self) -> None:
@@ -146,7 +149,9 @@ class Table:
                 close = did_you_mean(key, self._read)
                 raise ConfigError(
                     f'unknown key "{key}"',
-                    hint=f"did you mean {close}?" if close else f"known: {', '.join(sorted(self._read))}",
+                    hint=f"did you mean {close}?"
+                    if close
+                    else f"known: {', '.join(sorted(self._read))}",
                     where=self.where(key),
                 )
 
@@ -211,11 +216,13 @@ def _key_lines(text: str) -> dict[Path_, int]:
             if line.count(quote) % 2:
                 in_string = quote
         bare = re.sub(r'"(?:\\.|[^"\\])*"|\'[^\']*\'|#.*', "", line)
-        depth = max(0, depth + bare.count("[") + bare.count("{") - bare.count("]") - bare.count("}"))
+        depth = max(
+            0, depth + bare.count("[") + bare.count("{") - bare.count("]") - bare.count("}")
+        )
     return lines
 
 
-def _enter(is_array: bool, parts: list[str], counts: dict[Path_, int]) -> Path_:  # noqa: FBT001
+def _enter(is_array: bool, parts: list[str], counts: dict[Path_, int]) -> Path_:
     path: Path_ = ()
     for index, part in enumerate(parts):
         path = (*path, part)

@@ -58,7 +58,9 @@ def read_lock(project: Path) -> dict[str, LockEntry]:
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"not a lock file: {error}", where=str(path), hint="delete it; the next build makes it anew"
+            f"not a lock file: {error}",
+            where=str(path),
+            hint="delete it; the next build makes it anew",
         ) from error
 
 

@@ -38,6 +38,16 @@ STEP_CODE: Mapping[str, tuple[str, ...]] = {
     "bundle": ("toolchain/pack.py", "toolchain/sbom.py", "wire/*.py", "runtime/golden.py"),
 }
 
+_PREDICT_CODE = (
+    "predict.py",
+    "facts.py",
+    "macs.py",
+    "placement.py",
+    "shapes.py",
+    "fold.py",
+    "data/roofline.json",
+)
+
 
 @dataclass(frozen=True)
 class Step:
@@ -140,14 +150,23 @@ def _fetch_step(recipe: Recipe) -> Step:
 
 
 def _export_step(recipe: Recipe) -> Step:
-    tools = ("torch", "onnxscript") if recipe.source.uri.startswith("torch:") else (
-        "torch", "optimum", "optimum-onnx", "transformers",
+    tools = (
+        ("torch", "onnxscript")
+        if recipe.source.uri.startswith("torch:")
+        else (
+            "torch",
+            "optimum",
+            "optimum-onnx",
+            "transformers",
+        )
     )
     return Step(
         "export",
         {
             "opset": Value(OPSET_MIN, "default"),
-            "inputs": recipe.value("inputs", [[t.name, t.dtype, list(t.shape)] for t in recipe.inputs]),
+            "inputs": recipe.value(
+                "inputs", [[t.name, t.dtype, list(t.shape)] for t in recipe.inputs]
+            ),
             "export_task": recipe.value("source.export_task", recipe.export_task),
             "tools": Value({name: version_of(name) for name in tools}, "installed"),
             "code": _code("export", _factory_files(recipe)),
@@ -162,9 +181,13 @@ def _canonical_step(recipe: Recipe, resolved: Resolved) -> Step:
         {
             "opset_min": Value(OPSET_MIN, "default"),
             "opset_max": Value(runtime.opset_max, _origin(resolved, "runtime.opset_max")),
-            "fixed": recipe.value("inputs", {t.name: t.fixed for t in recipe.inputs if t.fixed is not None}),
+            "fixed": recipe.value(
+                "inputs", {t.name: t.fixed for t in recipe.inputs if t.fixed is not None}
+            ),
             "shapes": recipe.value("inputs", {t.name: list(t.shape) for t in recipe.inputs}),
-            "static_shapes": Value(runtime.static_shapes, _origin(resolved, "runtime.static_shapes")),
+            "static_shapes": Value(
+                runtime.static_shapes, _origin(resolved, "runtime.static_shapes")
+            ),
             "tools": Value({n: version_of(n) for n in ("onnx", "onnxruntime")}, "installed"),
             "code": _code("canonicalise"),
         },
@@ -176,7 +199,9 @@ def _calibrate_step(recipe: Recipe) -> Step:
     return Step(
         "calibrate",
         {
-            "data": recipe.value("calibration", [_data(s, recipe.folder) for s in recipe.calibration]),
+            "data": recipe.value(
+                "calibration", [_data(s, recipe.folder) for s in recipe.calibration]
+            ),
             "feeds": Value(CALIBRATION_FEEDS, "default"),
             "code": _code("calibrate", [PACKAGE / r for r in readers]),
         },
@@ -186,7 +211,10 @@ def _calibrate_step(recipe: Recipe) -> Step:
 def _quantize_step(resolved: Resolved, decision: Value | None) -> Step:
     scheme = resolved.target.quantization
     params = {
-        key: Value(list(value) if isinstance(value, tuple) else value, _origin(resolved, f"quantization.{key}"))
+        key: Value(
+            list(value) if isinstance(value, tuple) else value,
+            _origin(resolved, f"quantization.{key}"),
+        )
         for key, value in vars(scheme).items()
     }
     params["float_shares"] = Value(list(FLOAT_SHARES), "default")
@@ -209,7 +237,9 @@ def _verify_step(recipe: Recipe, target: str) -> Step:
             "task": recipe.value("task.name", recipe.task),
             "task_options": recipe.value("task", dict(recipe.task_options)),
             "metric": recipe.value("evaluate.metric", recipe.metric),
-            "data": recipe.value("evaluation", [_data(s, recipe.folder) for s in recipe.evaluation]),
+            "data": recipe.value(
+                "evaluation", [_data(s, recipe.folder) for s in recipe.evaluation]
+            ),
             **{
                 f"accept {r.metric}": Value(
                     {k: v for k, v in r.to_json().items() if k != "metric"}, r.where
@@ -232,8 +262,8 @@ def _predict_step(resolved: Resolved) -> Step:
     }
     params = {key: Value(value, _origin(resolved, key)) for key, value in facts.items()}
     params["code"] = Value(
-        _digest_files([PACKAGE / "toolchain/predict.py", PACKAGE / "toolchain/facts.py",
-                       PACKAGE / "toolchain/data/roofline.json"]), "edgekit")
+        _digest_files([PACKAGE / f"toolchain/{name}" for name in _PREDICT_CODE]), "edgekit"
+    )
     return Step("predict", params)
 
 

@@ -78,6 +78,7 @@ class Recipe:
         name: The file's name without ``.toml``.
         serial: Grows with every release; a device refuses a lower one.
         source: The model.
+        export_task: Task name of optimum's exporter, for ``hf:`` sources.
         packages: Wheels that a ``torch:`` factory imports, unpacked onto its path.
         license: SPDX expression.
         task: Name of a file in ``edgekit/runtime/tasks``.
@@ -94,6 +95,7 @@ class Recipe:
     serial: int
     license: str
     source: SourceRef
+    export_task: str | None
     packages: tuple[SourceRef, ...]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -141,18 +143,33 @@ def load_recipe(path: Path, shown_as: str | None = None) -> Recipe:
     Raises:
         ConfigError: Malformed, incomplete or with an unknown key; names file and line.
     """
-    root = load_toml(path, shown_as or f"models/{path.name}")
+    return read_recipe(load_toml(path, shown_as or f"models/{path.name}"), path)
+
+
+def read_recipe(root: Table, path: Path) -> Recipe:
+    """Read a recipe from parsed TOML.
+
+    Args:
+        root: The file's table.
+        path: Where the file is, or would be: relative ``file:`` URIs start in its folder.
+
+    Raises:
+        ConfigError: Incomplete, or with an unknown key; names file and line.
+    """
     source = root.table("source")
     task = root.table("task")
     evaluate = root.table("evaluate")
     task_name = task.get("name", str)
-    task_files = {key: _source(task.table("files").table(key)) for key in task.table("files").keys()}
+    task_files = {
+        key: _source(task.table("files").table(key)) for key in task.table("files").names()
+    }
     recipe = Recipe(
         name=root.get("name", str, path.stem),
         title=root.get("title", str),
         serial=root.get("serial", int),
         license=root.get("license", str),
         source=_source(source, closed=False),
+        export_task=source.optional("export_task", str),
         packages=tuple(_source(t) for t in source.tables("packages")),
         inputs=tuple(_tensor(t) for t in root.tables("inputs")),
         outputs=tuple(_tensor(t) for t in root.tables("outputs")),
@@ -219,7 +236,7 @@ def _data(table: Table) -> DataSpec:
         else None
     )
     extra_table = table.table("extra")
-    extra = {key: _source(extra_table.table(key)) for key in extra_table.keys()}
+    extra = {key: _source(extra_table.table(key)) for key in extra_table.names()}
     return DataSpec(
         source=source,
         reader=table.get("reader", str, "files"),
@@ -233,18 +250,22 @@ def _data(table: Table) -> DataSpec:
 
 def _contract(table: Table) -> dict[str, tuple[Requirement, Mapping[str, float]]]:
     contract: dict[str, tuple[Requirement, Mapping[str, float]]] = {}
-    for metric in table.keys():
+    for metric in table.names():
         entry = table.table(metric)
-        vs: Literal["absolute", "fp32"] = "fp32" if entry.get("vs", str, "absolute") == "fp32" else "absolute"
+        vs: Literal["absolute", "fp32"] = (
+            "fp32" if entry.get("vs", str, "absolute") == "fp32" else "absolute"
+        )
         minimum, maximum = entry.optional("min", float), entry.optional("max", float)
         if (minimum is None) == (maximum is None):
             raise ConfigError(
-                f'"{metric}" needs either min or max', where=table.where(metric),
+                f'"{metric}" needs either min or max',
+                where=table.where(metric),
                 hint=f"{metric} = {{ min = 0.95 }}",
             )
         on = {str(k): float(v) for k, v in entry.get("on", dict, {}).items()}
         entry.close()
         contract[metric] = (
-            Requirement(metric, minimum, maximum, vs, table.where(metric)), on,
+            Requirement(metric, minimum, maximum, vs, table.where(metric)),
+            on,
         )
     return contract

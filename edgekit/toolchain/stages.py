@@ -9,19 +9,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgekit.runtime.host import host_kind
 from edgekit.runtime.session import Run, open_session, runner
 from edgekit.runtime.tasks import Prediction, Task, create_task
 from edgekit.toolchain.cache import Cache
 from edgekit.toolchain.compare import compare_outputs
-from edgekit.toolchain.data import Fetcher, SampleSet, check_disjoint, load_set
 from edgekit.toolchain.events import Event, OnEvent
 from edgekit.toolchain.export import export
 from edgekit.toolchain.graph import Graph
 from edgekit.toolchain.passes import CanonicalOptions, canonicalise, optimize
 from edgekit.toolchain.plan import CALIBRATION_FEEDS, OPSET_MIN, Plan
+from edgekit.toolchain.predict import Prediction as Forecast
+from edgekit.toolchain.predict import predict
 from edgekit.toolchain.quantize.calibrate import TensorStats, collect
 from edgekit.toolchain.quantize.candidates import (
     choose_rule,
@@ -31,6 +32,7 @@ from edgekit.toolchain.quantize.candidates import (
 from edgekit.toolchain.quantize.layers import Layer, find_layers
 from edgekit.toolchain.quantize.sensitivity import layer_sqnr_db
 from edgekit.toolchain.recipe import Recipe
+from edgekit.toolchain.samples import Fetcher, SampleSet, check_disjoint, load_set
 from edgekit.toolchain.sources import fetch
 from edgekit.toolchain.targets import Resolved
 from edgekit.toolchain.timing import HostTiming, time_pair
@@ -43,9 +45,6 @@ from edgekit.toolchain.verify import (
 )
 from edgekit.wire.canonical import digest_of
 from edgekit.wire.errors import BuildError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # A pass may reorder float32 arithmetic; more than this is another model.
 MAX_CANONICAL_ERROR = 1e-3
@@ -131,10 +130,16 @@ class Workbench:
     def task_sha256(self) -> str:
         """Digest of everything that predictions rest on beside the graph and the data."""
         verify = self.plan.step("verify").values()
-        return digest_of([
-            self.recipe.task, dict(self.recipe.task_options), verify["code"], host_kind(),
-            self.plan.step("fetch").values(), self.plan.step("canonicalise").values()["tools"],
-        ])
+        return digest_of(
+            [
+                self.recipe.task,
+                dict(self.recipe.task_options),
+                verify["code"],
+                host_kind(),
+                self.plan.step("fetch").values(),
+                self.plan.step("canonicalise").values()["tools"],
+            ]
+        )
 
     @functools.cached_property
     def calibration_set(self) -> SampleSet:
@@ -167,7 +172,7 @@ class Workbench:
             )
             (out / "notes.json").write_text(json.dumps(dataclasses.asdict(notes)))
 
-        folder = self.stage("export", key, produce, lambda f: _export_detail(f))
+        folder = self.stage("export", key, produce, _export_detail)
         return Graph.load(folder / "model.onnx")
 
     @functools.cached_property
@@ -179,7 +184,7 @@ class Workbench:
 
         def produce(out: Path) -> None:
             options = CanonicalOptions(
-                opset_min=step["opset_min"],
+                opset=step["opset_min"],
                 opset_max=step["opset_max"],
                 fixed=step["fixed"],
                 shapes=step["shapes"],
@@ -188,11 +193,15 @@ class Workbench:
             graph, more = optimize(graph)
             error = self._canonical_error(source, graph)
             graph.save(out / "model.onnx")
-            (out / "notes.json").write_text(json.dumps({
-                "notes": [f"{n.name}: {n.text}" for n in (*notes, *more)],
-                "nodes": [len(source.proto.graph.node), len(graph.proto.graph.node)],
-                "max_error": error,
-            }))
+            (out / "notes.json").write_text(
+                json.dumps(
+                    {
+                        "notes": [f"{n.name}: {n.text}" for n in (*notes, *more)],
+                        "nodes": [len(source.proto.graph.node), len(graph.proto.graph.node)],
+                        "max_error": error,
+                    }
+                )
+            )
 
         folder = self.stage("optimize", key, produce, _canonical_detail)
         notes = json.loads((folder / "notes.json").read_text())
@@ -206,7 +215,9 @@ class Workbench:
         )
         run = runner(open_session(graph.to_bytes()))
         feeds = record_feeds(self.task, run, first, _COMPARE_FEEDS, lambda _: None)
-        differences = compare_outputs(self._with_fixed(runner(open_session(source.to_bytes()))), run, feeds)
+        differences = compare_outputs(
+            self._with_fixed(runner(open_session(source.to_bytes()))), run, feeds
+        )
         worst = max(d.relative_l2 for d in differences)
         if not worst <= MAX_CANONICAL_ERROR:
             name = max(differences, key=lambda d: d.relative_l2).output
@@ -231,11 +242,13 @@ class Workbench:
     def feeds(self) -> list[Feeds]:
         """What the task feeds to the model on calibration samples; at most 64."""
         run = runner(open_session(self.canonical.graph.to_bytes()))
-        feeds = self._watch(
+        feeds: list[Feeds] = self._watch(
             "calibrate",
             "samples",
             len(self.calibration_set.samples),
-            lambda tick: record_feeds(self.task, run, self.calibration_set, CALIBRATION_FEEDS, tick),
+            lambda tick: record_feeds(
+                self.task, run, self.calibration_set, CALIBRATION_FEEDS, tick
+            ),
         )
         lint_calibration(self.calibration_set, feeds, self.recipe.file)
         return feeds
@@ -252,16 +265,24 @@ class Workbench:
 
         scheme = self.resolved.target.quantization
         layers = find_layers(graph.proto)
-        key = digest_of([
-            graph.sha256, self.calibration_set.sha256, self.evaluation_set.sha256, self.task_sha256,
-            self._code("calibrate"), self.plan.step("quantize").values(),
-        ])
+        key = digest_of(
+            [
+                graph.sha256,
+                self.calibration_set.sha256,
+                self.evaluation_set.sha256,
+                self.task_sha256,
+                self._code("calibrate"),
+                self.plan.step("quantize").values(),
+            ]
+        )
 
         def produce(out: Path) -> None:
             names = tensors_to_calibrate(graph, layers)
             feeds = self.feeds
             stats = self._watch(
-                "calibrate", "samples", 2 * len(feeds),
+                "calibrate",
+                "samples",
+                2 * len(feeds),
                 lambda tick: collect(graph, names, feeds, tick),
             )
             self._lint_ranges(graph, stats)
@@ -269,12 +290,20 @@ class Workbench:
             sqnr = layer_sqnr_db(
                 graph, layers, ranges, feeds[:_SQNR_FEEDS], per_channel=scheme.per_channel
             )
-            (out / "calibration.json").write_text(json.dumps({
-                "rule": rule.value, "ranges": ranges, "sqnr_db": sqnr, "rule_sqnr_db": per_rule,
-            }))
-            np.savez_compressed(out / "histograms.npz", **{
-                f"t{i}": stats[name].histogram for i, name in enumerate(names)
-            })
+            (out / "calibration.json").write_text(
+                json.dumps(
+                    {
+                        "rule": rule.value,
+                        "ranges": ranges,
+                        "sqnr_db": sqnr,
+                        "rule_sqnr_db": per_rule,
+                    }
+                )
+            )
+            np.savez_compressed(
+                out / "histograms.npz",
+                **{f"t{i}": stats[name].histogram for i, name in enumerate(names)},
+            )
 
         folder = self.stage("calibrate", key, produce, _calibration_detail)
         saved = json.loads((folder / "calibration.json").read_text())
@@ -290,8 +319,11 @@ class Workbench:
         few = _evenly(self.evaluation_set.samples, _LINT_SAMPLES)
         run = runner(open_session(self.canonical.graph.to_bytes()))
         feeds = record_feeds(
-            self.task, run, dataclasses.replace(self.evaluation_set, samples=few),
-            CALIBRATION_FEEDS, lambda _: None,
+            self.task,
+            run,
+            dataclasses.replace(self.evaluation_set, samples=few),
+            CALIBRATION_FEEDS,
+            lambda _: None,
         )
         if not feeds:
             return
@@ -303,14 +335,16 @@ class Workbench:
         )
 
     def predictions(self, graph: Graph, label: str) -> list[Prediction]:
-        """Return a graph's predictions on the evaluation set, from the cache where they are known."""
+        """Return a graph's predictions on the evaluation set, cached."""
         samples = self.evaluation_set
         key = digest_of([graph.sha256, samples.sha256, self.task_sha256])
 
         def produce(out: Path) -> None:
             run = runner(open_session(graph.to_bytes()))
             found = self._watch(
-                f"verify {label}", "samples", len(samples.samples),
+                f"verify {label}",
+                "samples",
+                len(samples.samples),
                 lambda tick: predict_all(self.task, run, samples, tick),
             )
             (out / "predictions.json").write_text(json.dumps(found))
@@ -318,6 +352,25 @@ class Workbench:
         folder, _ = self.cache.stage("predictions", key, produce)
         predictions: list[Prediction] = json.loads((folder / "predictions.json").read_text())
         return predictions
+
+    @functools.cached_property
+    def dims(self) -> dict[str, int]:
+        """Sizes of dynamic dimensions as the calibration samples have them, the median of each."""
+        sizes: dict[str, list[int]] = {}
+        for value in self.canonical.graph.proto.graph.input:
+            for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+                if not dim.HasField("dim_value"):
+                    name = dim.dim_param or f"{value.name}[{axis}]"
+                    sizes.setdefault(name, []).extend(
+                        int(feed[value.name].shape[axis])
+                        for feed in self.feeds
+                        if value.name in feed
+                    )
+        return {name: sorted(found)[len(found) // 2] for name, found in sizes.items() if found}
+
+    def predict(self, graph: Graph) -> Forecast:
+        """Predict a graph's latency and memory on the target."""
+        return predict(graph, self.resolved.target, dims=self.dims)
 
     def timing(self, candidate: Graph) -> HostTiming:
         """Return paired latencies of fp32 and a candidate on this host."""
@@ -343,16 +396,25 @@ class Workbench:
         folder, cached = self.cache.stage(name, key, produce)
         self.on_event(
             Event(
-                self.recipe.name, name, 1, 1, detail=detail(folder),
-                seconds=time.perf_counter() - started, cached=cached,
+                self.recipe.name,
+                name,
+                1,
+                1,
+                detail=detail(folder),
+                seconds=time.perf_counter() - started,
+                cached=cached,
             )
         )
         return folder
 
-    def _watch(self, stage: str, unit: str, total: int, work: Callable[[Callable[[int], None]], Any]) -> Any:  # noqa: ANN401
+    def _watch(
+        self, stage: str, unit: str, total: int, work: Callable[[Callable[[int], None]], Any]
+    ) -> Any:  # noqa: ANN401
         """Run work that reports how many units are done."""
         return work(
-            lambda done: self.on_event(Event(self.recipe.name, stage, min(done, total), total, unit))
+            lambda done: self.on_event(
+                Event(self.recipe.name, stage, min(done, total), total, unit)
+            )
         )
 
 

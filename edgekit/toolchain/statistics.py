@@ -1,4 +1,4 @@
-"""Intervals of measured ratios, and paired latency ratios. Pure arithmetic; the seed is passed in."""
+"""Intervals of measured ratios. Pure arithmetic; the seed is passed in."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.runtime.session import Run
 from edgekit.runtime.tasks import Prediction, Task
 from edgekit.toolchain import metrics
-from edgekit.toolchain.data import SampleSet
+from edgekit.toolchain.samples import SampleSet
 from edgekit.toolchain.statistics import mean_interval
 from edgekit.wire.errors import BuildError, ConfigError, EdgekitError
 from edgekit.wire.measurement import Kind, Measurement
@@ -69,7 +69,9 @@ def _named(predict: Callable[[Run, bytes], Prediction], run: Run, sample: Any) -
     try:
         return predict(run, sample.data)
     except EdgekitError as error:
-        raise type(error)(error.message, hint=error.hint, where=error.where or sample.name) from error
+        raise type(error)(
+            error.message, hint=error.hint, where=error.where or sample.name
+        ) from error
 
 
 def accuracy_measurements(

@@ -10,7 +10,6 @@ import click
 from edgekit.cli.output import Output, common_options
 
 if TYPE_CHECKING:
-
     from edgekit.toolchain.api import BuildResult
     from edgekit.toolchain.build import Outcome
 
@@ -27,8 +26,14 @@ SCHEMA = "edgekit.build/1"
 @click.option("--offline", is_flag=True, default=None, help="Fetch nothing; use the cache alone.")
 @common_options
 def command(
-    models: tuple[str, ...], target: str, dist_dir: Path | None, data: Path | None,
-    project: Path, jobs: int | None, offline: bool | None, out: Output,
+    models: tuple[str, ...],
+    target: str,
+    dist_dir: Path | None,
+    data: Path | None,
+    project: Path,
+    jobs: int | None,
+    offline: bool | None,
+    out: Output,
 ) -> int:
     """Build models for a target: optimize, quantize, prove, pack and sign.
 
@@ -96,5 +101,3 @@ def _document(outcome: Outcome) -> dict[str, Any]:
         document["error"] = dict(outcome.error)
         document["exit_code"] = outcome.exit_code
     return document
-
-

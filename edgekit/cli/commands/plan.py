@@ -49,8 +49,10 @@ def command(models: tuple[str, ...], target: str, project: Path, out: Output) ->
 def _render(console: Console, plan: Plan) -> None:
     from rich.table import Table
 
-    console.print(f"\n{plan.model} → {plan.target}   plan {plan.sha256[:12]}   licence "
-                  f"{plan.step('bundle').values()['license']}")
+    console.print(
+        f"\n{plan.model} → {plan.target}   plan {plan.sha256[:12]}   licence "
+        f"{plan.step('bundle').values()['license']}"
+    )
     table = Table(box=None, padding=(0, 2, 0, 2), show_edge=False, show_header=False)
     for number, step in enumerate(plan.steps, start=1):
         table.add_row(f"{number}. {step.name}", "", "", style="bold")

@@ -86,9 +86,7 @@ def collect(
                 if high > low:
                     histograms[name] += np.histogram(value, bins=BINS, range=(low, high))[0]
             on_done(len(feeds) + index + 1)
-    return {
-        name: TensorStats(low, high, histograms[name]) for name, (low, high) in ranges.items()
-    }
+    return {name: TensorStats(low, high, histograms[name]) for name, (low, high) in ranges.items()}
 
 
 def choose_range(stats: TensorStats, rule: RangeRule) -> tuple[float, float]:

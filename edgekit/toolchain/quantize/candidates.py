@@ -23,7 +23,7 @@ from edgekit.wire.errors import BuildError
 if TYPE_CHECKING:
     import numpy as np
 
-# A plan whose weights stay float after all is not an int8 plan: it is refused, never shipped as one.
+# A plan whose weights stay float after all is not an int8 plan, and never ships as one.
 MIN_INT8_SHARE = 0.1
 _RULE_FEEDS = 8
 
@@ -84,7 +84,7 @@ def choose_rule(
         quantized = write_static(graph, scheme, ranges[rule], [layer.name for layer in layers])
         sqnr[rule] = worst_output_sqnr_db(runner(open_session(quantized.to_bytes())), wanted, few)
     best = max(RangeRule, key=lambda rule: sqnr[rule])
-    return best, ranges[best], {rule.value: round(value, 2) for rule, value in sqnr.items()}
+    return best, ranges[best], {rule.value: round(sqnr[rule], 2) for rule in RangeRule}
 
 
 def worst_output_sqnr_db(
@@ -101,9 +101,7 @@ def worst_output_sqnr_db(
             a, b = value.astype(np.float64), answer[name].astype(np.float64)
             signal[name] = signal.get(name, 0.0) + float((a * a).sum())
             noise[name] = noise.get(name, 0.0) + float(((a - b) ** 2).sum())
-    return min(
-        10 * math.log10(max(signal[n], 1e-30) / max(noise[n], 1e-30)) for n in signal
-    )
+    return min(10 * math.log10(max(signal[n], 1e-30) / max(noise[n], 1e-30)) for n in signal)
 
 
 def static_candidate(
@@ -131,9 +129,7 @@ def static_candidate(
         graph, scheme, ranges, [name for name in sqnr_db if name not in set(kept)]
     )
     suffix = f", {len(kept)} of {len(sqnr_db)} layers fp32" if kept else ""
-    return Candidate(
-        f"static int8{suffix}", "int8 static", quantized, kept, int8_share(quantized)
-    )
+    return Candidate(f"static int8{suffix}", "int8 static", quantized, kept, int8_share(quantized))
 
 
 def dynamic_ops_of(graph: Graph, scheme: Quantization) -> tuple[str, ...]:
@@ -143,7 +139,7 @@ def dynamic_ops_of(graph: Graph, scheme: Quantization) -> tuple[str, ...]:
 
 
 def dynamic_candidate(graph: Graph, scheme: Quantization) -> Candidate | None:
-    """Quantize MatMul, LSTM and embeddings with activations as they come; None if there are none."""
+    """Quantize weights, activations as they come; None where no operator takes that."""
     ops = dynamic_ops_of(graph, scheme)
     if not ops:
         return None
@@ -182,5 +178,3 @@ def check_candidate(candidate: Candidate, feeds: Sequence[Feeds]) -> None:
     for name, value in outputs.items():
         if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
             raise BuildError(f'its output "{name}" is NaN or infinite')
-
-

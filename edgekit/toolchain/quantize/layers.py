@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import onnx
@@ -58,9 +58,12 @@ def find_layers(proto: onnx.ModelProto, ops: tuple[str, ...] = LAYER_OPS) -> lis
             output = follower.output[0]
         layers.append(
             Layer(
-                node.name, node.op_type, node.input[0], node.input[1], output, weights[node.input[1]]
+                node.name,
+                node.op_type,
+                node.input[0],
+                node.input[1],
+                output,
+                weights[node.input[1]],
             )
         )
     return layers
-
-

@@ -49,7 +49,9 @@ def layer_sqnr_db(
     outputs: list[str] = []
     for index, layer in enumerate(layers):
         tag = f"__probe{index}"
-        rounded = _round_weights(onnx.numpy_helper.to_array(weights[layer.weight]), layer.op, per_channel)
+        rounded = _round_weights(
+            onnx.numpy_helper.to_array(weights[layer.weight]), layer.op, per_channel
+        )
         proto.graph.initializer.append(onnx.numpy_helper.from_array(rounded, f"{tag}_w"))
         activation = _round_activation(proto, layer.activation, ranges[layer.activation], tag)
         twin = onnx.NodeProto()
@@ -57,12 +59,14 @@ def layer_sqnr_db(
         twin.name, twin.output[0] = f"{tag}_twin", f"{tag}_y"
         twin.input[0], twin.input[1] = activation, f"{tag}_w"
         result = nodes[layer.name].output[0]
-        proto.graph.node.extend([
-            twin,
-            onnx.helper.make_node("Sub", [result, f"{tag}_y"], [f"{tag}_d"]),
-            onnx.helper.make_node("ReduceSumSquare", [result], [f"{tag}_s"], keepdims=0),
-            onnx.helper.make_node("ReduceSumSquare", [f"{tag}_d"], [f"{tag}_n"], keepdims=0),
-        ])
+        proto.graph.node.extend(
+            [
+                twin,
+                onnx.helper.make_node("Sub", [result, f"{tag}_y"], [f"{tag}_d"]),
+                onnx.helper.make_node("ReduceSumSquare", [result], [f"{tag}_s"], keepdims=0),
+                onnx.helper.make_node("ReduceSumSquare", [f"{tag}_d"], [f"{tag}_n"], keepdims=0),
+            ]
+        )
         outputs += [f"{tag}_s", f"{tag}_n"]
     proto.graph.output.extend(onnx.helper.make_tensor_value_info(o, 1, None) for o in outputs)
     # Without graph optimization the rounding nodes stay what they are: float arithmetic.
@@ -70,9 +74,7 @@ def layer_sqnr_db(
     sums = np.zeros(len(outputs), dtype=np.float64)
     for feed in feeds:
         sums += np.array([float(v) for v in session.run(outputs, dict(feed))])
-    return {
-        layer.name: _sqnr_db(sums[2 * i], sums[2 * i + 1]) for i, layer in enumerate(layers)
-    }
+    return {layer.name: _sqnr_db(sums[2 * i], sums[2 * i + 1]) for i, layer in enumerate(layers)}
 
 
 def _sqnr_db(signal: float, noise: float) -> float:
@@ -81,7 +83,9 @@ def _sqnr_db(signal: float, noise: float) -> float:
     return max(0.0, min(MAX_SQNR_DB, 10 * math.log10(signal / noise)))
 
 
-def _round_weights(weight: np.ndarray[Any, Any], op: str, per_channel: bool) -> np.ndarray[Any, Any]:  # noqa: FBT001
+def _round_weights(
+    weight: np.ndarray[Any, Any], op: str, per_channel: bool
+) -> np.ndarray[Any, Any]:
     import numpy as np
 
     axis = 0 if op == "Conv" else weight.ndim - 1
@@ -98,14 +102,20 @@ def _round_activation(proto: Any, name: str, limits: tuple[float, float], tag: s
     low, high = limits
     scale = max((high - low) / 255, 1e-12)
     zero_point = int(np.clip(round(-low / scale), 0, 255))
-    proto.graph.initializer.extend([
-        onnx.numpy_helper.from_array(np.array(scale, dtype=np.float32), f"{tag}_scale"),
-        onnx.numpy_helper.from_array(np.array(zero_point, dtype=np.uint8), f"{tag}_zero"),
-    ])
-    proto.graph.node.extend([
-        onnx.helper.make_node("QuantizeLinear", [name, f"{tag}_scale", f"{tag}_zero"], [f"{tag}_q"]),
-        onnx.helper.make_node("DequantizeLinear", [f"{tag}_q", f"{tag}_scale", f"{tag}_zero"], [f"{tag}_x"]),
-    ])
+    proto.graph.initializer.extend(
+        [
+            onnx.numpy_helper.from_array(np.array(scale, dtype=np.float32), f"{tag}_scale"),
+            onnx.numpy_helper.from_array(np.array(zero_point, dtype=np.uint8), f"{tag}_zero"),
+        ]
+    )
+    proto.graph.node.extend(
+        [
+            onnx.helper.make_node(
+                "QuantizeLinear", [name, f"{tag}_scale", f"{tag}_zero"], [f"{tag}_q"]
+            ),
+            onnx.helper.make_node(
+                "DequantizeLinear", [f"{tag}_q", f"{tag}_scale", f"{tag}_zero"], [f"{tag}_x"]
+            ),
+        ]
+    )
     return f"{tag}_x"
-
-

@@ -1,4 +1,4 @@
-"""Write int8 graphs with onnxruntime's own writers: QDQ for static plans, integer operators for dynamic ones."""
+"""Write int8 graphs with onnxruntime's own writers: QDQ if static, integer operators if dynamic."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def write_dynamic(graph: Graph, scheme: Quantization, ops: tuple[str, ...]) -> G
             scheme.per_channel,
             scheme.reduce_range,
             QuantizationMode.IntegerOps,
-            False,  # noqa: FBT003 - the writer's signature: not static
+            False,
             types[scheme.weight],
             QuantType.QUInt8,
             None,
@@ -142,7 +142,16 @@ def _quiet(what: str) -> Iterator[None]:
     root.setLevel(logging.ERROR)
     try:
         yield
-    except (ValueError, RuntimeError, KeyError, AttributeError, TypeError, IndexError, AssertionError, NotImplementedError) as error:
+    except (
+        ValueError,
+        RuntimeError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        IndexError,
+        AssertionError,
+        NotImplementedError,
+    ) as error:
         raise BuildError(f"{what} refuses the graph: {error}") from error
     finally:
         root.setLevel(level)

@@ -12,7 +12,6 @@ from edgekit.runtime.golden import Recorded, record
 from edgekit.runtime.host import host_kind
 from edgekit.runtime.session import open_session, runner
 from edgekit.toolchain.decide import Decision, Judged, describe_limit
-from edgekit.toolchain.predict import predict
 from edgekit.toolchain.readers import Sample
 from edgekit.toolchain.stages import Workbench
 
@@ -47,8 +46,12 @@ def report_document(
         "schema": SCHEMA,
         "summary": summary,
         "target": {
-            "name": target.name, "title": target.title, "core": target.cpu.core,
-            "cores": target.cpu.cores, "threads": target.runtime.threads, "family": target.family,
+            "name": target.name,
+            "title": target.title,
+            "core": target.cpu.core,
+            "cores": target.cpu.cores,
+            "threads": target.runtime.threads,
+            "family": target.family,
         },
         "host": host_kind(),
         "plan": bench.plan.to_json(),
@@ -63,7 +66,10 @@ def report_document(
         "host_timing": _host_timing(bench, shipped),
         "golden": _golden(bench, samples, recorded),
         "data": {
-            "calibration": {"n": len(bench.calibration_set.samples), "sha256": bench.calibration_set.sha256},
+            "calibration": {
+                "n": len(bench.calibration_set.samples),
+                "sha256": bench.calibration_set.sha256,
+            },
             "evaluation": {
                 "n": len(bench.evaluation_set.samples),
                 "labelled": sum(s.label is not None for s in bench.evaluation_set.samples),
@@ -82,7 +88,11 @@ def _candidate(judged: Judged) -> dict[str, Any]:
         "kept_float": list(judged.candidate.kept_float),
         "measurements": [m.to_json() for m in judged.measurements],
         "contract": [
-            {**v.requirement.to_json(), "limit": describe_limit(v.requirement), "outcome": v.outcome.value}
+            {
+                **v.requirement.to_json(),
+                "limit": describe_limit(v.requirement),
+                "outcome": v.outcome.value,
+            }
             for v in judged.verdicts
         ],
         "latency_ratio": judged.latency_ratio,
@@ -102,8 +112,11 @@ def _layers(bench: Workbench, shipped: Judged) -> dict[str, Any] | None:
         "rule_sqnr_db": dict(calibration.rule_sqnr_db),
         "rows": [
             {
-                "name": layer.name, "op": layer.op, "parameters": layer.parameters,
-                "sqnr_db": calibration.sqnr_db[layer.name], "int8": layer.name not in kept,
+                "name": layer.name,
+                "op": layer.op,
+                "parameters": layer.parameters,
+                "sqnr_db": calibration.sqnr_db[layer.name],
+                "int8": layer.name not in kept,
             }
             for layer in calibration.layers
         ],
@@ -111,8 +124,17 @@ def _layers(bench: Workbench, shipped: Judged) -> dict[str, Any] | None:
 
 
 def _ops(bench: Workbench, judged: Judged) -> list[dict[str, Any]]:
-    rows = predict(judged.candidate.graph, bench.resolved.target).rows
-    return [dataclasses.asdict(row) for row in rows]
+    """Predicted time by operator and place, the slowest first."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for node in bench.predict(judged.candidate.graph).nodes:
+        key = (node.facts.op, node.facts.place.value)
+        row = rows.setdefault(
+            key, {"op": key[0], "place": key[1], "count": 0, "macs": 0, "ms": 0.0}
+        )
+        row["count"] += 1
+        row["macs"] += node.facts.macs or 0
+        row["ms"] += node.total_ms
+    return sorted(rows.values(), key=lambda row: -float(row["ms"]))
 
 
 def _host_timing(bench: Workbench, shipped: Judged) -> dict[str, Any] | None:
@@ -133,8 +155,12 @@ def _golden(
     agreement = bench.task.agreement(reference, shipped)
     rows = [
         {
-            "index": index, "name": sample.name, "agreement": agreement.scores[index],
-            "preview": _preview(sample), "fp32": reference[index], "shipped": shipped[index],
+            "index": index,
+            "name": sample.name,
+            "agreement": agreement.scores[index],
+            "preview": _preview(sample),
+            "fp32": reference[index],
+            "shipped": shipped[index],
         }
         for index, sample in enumerate(samples)
     ]
@@ -150,7 +176,10 @@ def _preview(sample: Sample) -> dict[str, str] | None:
         picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
         buffer = io.BytesIO()
         picture.save(buffer, format="JPEG", quality=80)
-        return {"kind": "image", "data": "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()}
+        return {
+            "kind": "image",
+            "data": "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(),
+        }
     if sample.suffix.lower() == ".txt":
         return {"kind": "text", "data": sample.data.decode(errors="replace")[:_MAX_TEXT]}
     return None

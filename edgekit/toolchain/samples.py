@@ -99,23 +99,30 @@ def _load_one(spec: DataSpec, fetcher: Fetcher, code_sha256: str) -> list[Sample
     root = _fetch(spec, fetcher)
     extra = {
         name: fetch(
-            ref, cache=fetcher.cache, folder=fetcher.folder,
-            on_event=fetcher.on_event, offline=fetcher.offline,
+            ref,
+            cache=fetcher.cache,
+            folder=fetcher.folder,
+            on_event=fetcher.on_event,
+            offline=fetcher.offline,
         )
         for name, ref in spec.extra.items()
     }
     if spec.source is not None and not spec.source.sha256:
         return _bounded(spec, root, extra)
-    key = digest_of({
-        "code": code_sha256,
-        "source": spec.source.sha256 if spec.source else None,
-        "uri": spec.source.uri if spec.source else None,
-        "extra": {k: [r.uri, r.sha256] for k, r in spec.extra.items()},
-        "reader": spec.reader,
-        "options": dict(spec.options),
-        "limit": spec.limit,
-    })
-    folder, _ = fetcher.cache.stage("data", key, lambda out: _write(_bounded(spec, root, extra), out))
+    key = digest_of(
+        {
+            "code": code_sha256,
+            "source": spec.source.sha256 if spec.source else None,
+            "uri": spec.source.uri if spec.source else None,
+            "extra": {k: [r.uri, r.sha256] for k, r in spec.extra.items()},
+            "reader": spec.reader,
+            "options": dict(spec.options),
+            "limit": spec.limit,
+        }
+    )
+    folder, _ = fetcher.cache.stage(
+        "data", key, lambda out: _write(_bounded(spec, root, extra), out)
+    )
     return _read(folder)
 
 
@@ -123,16 +130,20 @@ def _fetch(spec: DataSpec, fetcher: Fetcher) -> Path | None:
     if spec.source is None:
         return None
     return fetch(
-        spec.source, cache=fetcher.cache, folder=fetcher.folder,
-        on_event=fetcher.on_event, offline=fetcher.offline,
+        spec.source,
+        cache=fetcher.cache,
+        folder=fetcher.folder,
+        on_event=fetcher.on_event,
+        offline=fetcher.offline,
     )
 
 
 def _bounded(spec: DataSpec, root: Path | None, extra: dict[str, Path]) -> list[Sample]:
     samples = list(read_samples(spec.reader, root, spec.options, extra))
     if not samples:
-        raise ConfigError("the set has no samples", where=spec.where,
-                          hint="check `include`: nothing matches")
+        raise ConfigError(
+            "the set has no samples", where=spec.where, hint="check `include`: nothing matches"
+        )
     if spec.limit and len(samples) > spec.limit:
         # Evenly over the set, so that a sorted set keeps its variety.
         samples = [samples[i * len(samples) // spec.limit] for i in range(spec.limit)]

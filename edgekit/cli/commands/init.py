@@ -1,0 +1,51 @@
+"""``edgekit init``: a project from an .onnx file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgekit.cli.output import Output, common_options
+
+
+@click.command("init")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of samples.")
+@click.option("--name", help="Name of the model; the file's by default.")
+@click.option("--project", type=click.Path(path_type=Path), default=Path(), help="Project folder.")
+@click.option("--force", is_flag=True, help="Replace a recipe of the same name.")
+@common_options
+def command(
+    model: Path, data: Path | None, name: str | None, project: Path, force: bool, out: Output
+) -> None:
+    """Write a recipe for an .onnx file: models/NAME.toml, with inputs and outputs read from it.
+
+    \b
+    Example:
+      edgekit init detector.onnx --data samples/
+    """
+    import shlex
+
+    from edgekit.toolchain.scaffold import model_name, recipe_text
+    from edgekit.wire.errors import ConfigError
+
+    folder = project / "models"
+    path = folder / f"{name or model_name(model)}.toml"
+    text = recipe_text(model, data, folder)
+    if path.exists() and not force:
+        raise ConfigError("the recipe exists already", hint="--force replaces it", where=str(path))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error.strerror}", where=str(path)) from error
+    following = f"edgekit build {shlex.quote(path.stem)} --target rpi5"
+    if data is None:
+        following = f"add [[calibration]] and [[evaluation]] to {path}, then {following}"
+    out.emit(
+        "edgekit.init/1",
+        {"recipe": str(path), "next": following},
+        lambda console: console.print(f"  wrote {path}\n  next: {following}", soft_wrap=True),
+        quiet=str(path),
+    )
