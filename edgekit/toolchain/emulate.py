@@ -252,7 +252,7 @@ class Emulator:
         (prefix / "proc/cpuinfo").write_text(cpuinfo(cpu, os.cpu_count() or 1))
         # Nothing but the libraries: qemu looks here first, and /tmp or /etc of the user-space
         # would hide the host's.
-        for name in ("usr", "lib", "bin"):
+        for name in ("usr", "lib"):
             (prefix / name).symlink_to(self.root / "rootfs" / name)
         qemu = _require_qemu()
         python = self.root / f"rootfs/usr/bin/python{GUEST_PYTHON}"

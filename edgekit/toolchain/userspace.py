@@ -26,6 +26,8 @@ APT_COMMAND = f"apt-get install -y --no-install-recommends {' '.join(APT_PACKAGE
 SUITE = "bookworm"  # its Python is 3.11, the oldest that edgekit supports
 ROOTFS_PACKAGES = ("python3", "libstdc++6", "libgomp1", "ca-certificates")
 GUEST_PYTHON = "3.11"
+# All that a program needs of it; documentation, tools and settings are not unpacked.
+KEPT = ("./lib", "./usr/lib", f"./usr/bin/python{GUEST_PYTHON}")
 PLATFORMS = (
     "manylinux_2_28_aarch64",
     "manylinux_2_27_aarch64",
@@ -83,12 +85,21 @@ def make_rootfs(folder: Path) -> None:
         str(archive),
         hint="it downloads Debian packages: is the network there?",
     )
-    _tool(
-        "tar",
-        *("--extract", "--file", str(archive), "--directory", str(folder)),
-        *("--no-same-owner", "--exclude=./dev/*"),
-    )
+    _tool("tar", "--extract", "--file", str(archive), "--directory", str(folder), *KEPT)
     archive.unlink()
+    _replace_links(folder)
+
+
+def _replace_links(folder: Path) -> None:
+    """Put files in the place of symbolic links: the cache checks what it holds by file sizes."""
+    root = folder.resolve()
+    for link in [path for path in root.rglob("*") if path.is_symlink()]:
+        text = str(link.readlink())
+        goal = root / text.lstrip("/") if text.startswith("/") else link.parent / text
+        goal = goal.resolve()
+        link.unlink()
+        if goal.is_relative_to(root) and goal.is_file():
+            link.hardlink_to(goal)
 
 
 def make_site(folder: Path, wanted: Mapping[str, str]) -> None:
