@@ -28,7 +28,7 @@ GraphKind = Literal["static-int8", "static-mixed", "dynamic", "fp32"]
 OptimizationLevel = Literal["disabled", "basic", "extended", "all"]
 
 _SCHEMA = re.compile(r"edgekit\.bundle/([0-9]{1,9})")
-_MODEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_MODEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _KEY_ID = re.compile(r"[0-9a-f]{8}")
 _DTYPE = re.compile(r"[a-z][a-z0-9]{0,19}")
 _MAX_RANK = 16
