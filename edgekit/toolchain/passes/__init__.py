@@ -43,6 +43,8 @@ CANONICAL_ORDER: Order = (
     "tidy",
 )
 OPTIMIZE_ORDER: Order = (
+    "fold_affine",
+    "hard_sigmoid",
     _SETTLE,
     "own_weights",
     "tidy",

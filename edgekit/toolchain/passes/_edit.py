@@ -15,6 +15,7 @@ STANDARD_DOMAINS = ("", "ai.onnx")
 FLOAT = 1  # onnx.TensorProto.FLOAT
 FLOAT_TYPES = (1, 10, 11, 16)  # float32, float16, float64, bfloat16
 INTEGER_TYPES = (2, 3, 4, 5, 6, 7, 12, 13)
+_INFERENCE_ROUNDS = 32
 _GRAPH_ATTRIBUTE = 5  # onnx.AttributeProto.GRAPH
 
 # A dimension: a number, a name, or None where nothing is known of it.
@@ -196,14 +197,56 @@ def add_constant(graph: onnx.GraphProto, name: str, values: np.ndarray[Any, Any]
         del graph.initializer[-1].dims[:]
 
 
-def infer(proto: onnx.ModelProto) -> Types:
-    """Infer shapes and types; where inference gives up, what the model states is what is known."""
+def informed(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy that carries what shape inference finds; what the model states, if it gives up.
+
+    onnx gives up behind a Reshape to a computed shape. The length of that shape is known more often
+    than its values, and it is the result's rank: with that put in, inference goes on.
+    """
     import onnx
 
-    try:
-        known = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
-        known = proto
+    known = onnx.ModelProto()
+    known.CopyFrom(proto)
+    for _ in range(_INFERENCE_ROUNDS):
+        try:
+            known = onnx.shape_inference.infer_shapes(known, data_prop=True)
+        except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+            break
+        if not _state_ranks(known.graph):
+            break
+    return known
+
+
+def _state_ranks(graph: onnx.GraphProto) -> bool:
+    import onnx
+
+    shapes = {
+        v.name: v.type.tensor_type.shape.dim
+        for v in [*graph.value_info, *graph.input, *graph.output]
+        if v.type.tensor_type.HasField("shape")
+    }
+    lengths = {t.name: list(t.dims) for t in graph.initializer}
+    stated = {v.name: v for v in graph.value_info}
+    found = False
+    for node in graph.node:
+        if node.op_type not in ("Reshape", "ConstantOfShape") or node.output[0] in shapes:
+            continue
+        shape = node.input[-1]
+        dims = lengths.get(shape, [d.dim_value for d in shapes.get(shape, [])])
+        value = stated.get(node.output[0])
+        if len(dims) != 1 or dims[0] <= 0 or value is None:
+            continue
+        info = onnx.helper.make_tensor_value_info(
+            value.name, value.type.tensor_type.elem_type, [None] * dims[0]
+        )
+        value.CopyFrom(info)
+        found = True
+    return found
+
+
+def infer(proto: onnx.ModelProto) -> Types:
+    """Infer shapes and types of the main graph's values."""
+    known = informed(proto)
     shapes: dict[str, tuple[Dim, ...]] = {}
     elements: dict[str, int] = {}
     for value in [*known.graph.value_info, *known.graph.input, *known.graph.output]:

@@ -40,7 +40,9 @@ def _convert(proto: onnx.ModelProto, wanted: int) -> tuple[onnx.ModelProto | Non
     import onnx
 
     try:
-        converted = onnx.version_converter.convert_version(proto, wanted)
+        # With ranks known, the converter leaves a Softmax over the last axis as it is.
+        converted = onnx.version_converter.convert_version(_edit.informed(proto), wanted)
+        del converted.graph.value_info[:]
         converted.ir_version = max(
             converted.ir_version,
             onnx.helper.find_min_ir_version_for(converted.opset_import, ignore_unknown=True),
