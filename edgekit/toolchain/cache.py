@@ -261,8 +261,7 @@ class Cache:
         try:
             yield
         except Exception as error:
-            cause: BaseException | None = error
-            while cause is not None:
+            for cause in _causes(error):
                 if isinstance(cause, OSError) and cause.errno in _FULL:
                     raise BuildError(
                         f"the disk is full: {self.free_bytes() / 2**20:.0f} MiB are free",
@@ -275,7 +274,6 @@ class Cache:
                         hint="set EDGEKIT_CACHE_DIR or --cache-dir to a folder that can",
                         where=str(self.root),
                     ) from error
-                cause = cause.__cause__
             raise
 
     def _is_ours(self, error: OSError) -> bool:
@@ -283,6 +281,13 @@ class Cache:
             return False
         name = Path(str(error.filename))
         return name.is_relative_to(self.root) or self.root.is_relative_to(name)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    chain = [error]
+    while chain[-1].__cause__ is not None and chain[-1].__cause__ not in chain:
+        chain.append(chain[-1].__cause__)
+    return chain
 
 
 def _sizes(content: Path) -> dict[str, int]:
