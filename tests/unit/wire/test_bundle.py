@@ -160,7 +160,7 @@ def test_other_orders_missing_extra_and_repeated_members_are_refused(place):
     refused(place, laid_out([files[1], files[0], *files[2:]]), "stands where")
 
 
-def rezipped(path, compression=zipfile.ZIP_STORED, change=lambda info: None):
+def rezipped(path, compression=zipfile.ZIP_STORED, change=lambda _info: None):
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in contents():
             info = zipfile.ZipInfo(name)
