@@ -131,10 +131,15 @@ class Emulator:
     """An aarch64 Python with edgekit's runtime.
 
     Attributes:
-        root: Holds ``rootfs/`` and ``site/``; None where this machine is aarch64 itself.
+        root: Holds ``rootfs/`` and ``site/``; None runs this machine's own Python.
     """
 
     root: Path | None
+
+    @property
+    def native(self) -> bool:
+        """True where nothing is emulated."""
+        return self.root is None
 
     @classmethod
     def prepare(
@@ -242,7 +247,8 @@ class Emulator:
                     [str(package), environment["PYTHONPATH"]]
                 ).rstrip(os.pathsep)
                 command = [*self._command(work, cpu), "-s", *args]
-                return _run(command, environment, work, cpu=cpu, timeout_s=timeout_s)
+                where = "this machine" if self.root is None else f"the emulated {cpu}"
+                return _run(command, environment, work, where=where, timeout_s=timeout_s)
 
     def _command(self, work: Path, cpu: str) -> list[str]:
         if self.root is None:
@@ -294,7 +300,7 @@ def _own_package(folder: Path) -> Iterator[Path]:
 
 
 def _run(
-    command: list[str], environment: dict[str, str], work: Path, *, cpu: str, timeout_s: float
+    command: list[str], environment: dict[str, str], work: Path, *, where: str, timeout_s: float
 ) -> subprocess.CompletedProcess[str]:
     log.debug("%s", " ".join(command))
     with subprocess.Popen(
@@ -313,13 +319,15 @@ def _run(
         except subprocess.TimeoutExpired as error:
             _end(child)
             raise DeviceError(
-                f"the program on {cpu} did not end within {timeout_s:.0f} s",
+                f"the program on {where} did not end within {timeout_s:.0f} s",
                 hint="emulation is 5 to 30 times slower than the device; allow more time",
             ) from error
         except BaseException:  # Ctrl-C: a child in a session of its own does not get it
             _end(child)
             raise
-    _check_end(child.returncode, stderr, cpu)
+    if stderr.strip():
+        log.info("the program on %s said:\n%s", where, stderr.strip())
+    _check_end(child.returncode, stderr, where)
     return subprocess.CompletedProcess(command, child.returncode, stdout, stderr)
 
 
@@ -329,10 +337,10 @@ def _end(child: subprocess.Popen[str]) -> None:
     child.communicate()
 
 
-def _check_end(returncode: int, stderr: str, cpu: str) -> None:
+def _check_end(returncode: int, stderr: str, where: str) -> None:
     if "unable to find CPU model" in stderr:
         raise ConfigError(
-            f"this qemu does not know {cpu}",
+            f"this qemu does not know {where.removeprefix('the emulated ')}",
             hint="`qemu-aarch64-static -cpu help` lists what it knows; newer versions know more",
         )
     if returncode >= 0:
@@ -340,12 +348,12 @@ def _check_end(returncode: int, stderr: str, cpu: str) -> None:
     number = -returncode
     name = signal.Signals(number).name if number in signal.valid_signals() else str(number)
     hints = {
-        signal.SIGILL: f"something uses an instruction that {cpu} does not have",
+        signal.SIGILL: f"something uses an instruction that {where} does not have",
         signal.SIGSEGV: "onnxruntime or the model crashes there: the same would happen on a device",
         signal.SIGKILL: "the machine may be out of memory; emulation takes 2.5 times the device's",
     }
     raise DeviceError(
-        f"the program on {cpu} was ended by {name}", hint=hints.get(signal.Signals(number))
+        f"the program on {where} was ended by {name}", hint=hints.get(signal.Signals(number))
     )
 
 
