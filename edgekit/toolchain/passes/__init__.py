@@ -45,6 +45,7 @@ CANONICAL_ORDER: Order = (
 OPTIMIZE_ORDER: Order = (
     "fold_affine",
     "hard_sigmoid",
+    "fold_forward",
     "one_hot_table",
     _SETTLE,
     "own_weights",
