@@ -9,7 +9,6 @@ its bytes, and an invented one would be worse.
 from __future__ import annotations
 
 import json
-import re
 import urllib.parse
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
+from edgekit.toolchain.recipe import SourceRef
 from edgekit.wire.errors import MissingToolError
 from edgekit.wire.measurement import Measurement
 
@@ -29,11 +29,6 @@ if TYPE_CHECKING:
 
 Role = Literal["source", "package", "file", "calibration", "evaluation"]
 _DATA_ROLES = ("calibration", "evaluation")
-
-_PYPI = re.compile(r"pypi:([A-Za-z0-9._-]+)==([^!#?\s]+)")
-_NPM = re.compile(r"npm:(?:@([^/@\s]+)/)?([^@/!\s]+)@([^!#?\s]+)")
-_HF = re.compile(r"hf:(?:([^/@\s]+)/)?([^/@!\s]+)@([^!#?\s]+)")
-_DEB = re.compile(r"deb:([a-z0-9][a-z0-9.+-]*)(?:=([^!#?\s]+))?")
 
 
 @dataclass(frozen=True)
@@ -96,6 +91,7 @@ def make_sbom(inputs: SbomInputs) -> bytes:
         CycloneDX 1.6 as indented JSON with sorted keys.
 
     Raises:
+        ConfigError: The URI of a part is malformed.
         MissingToolError: cyclonedx-python-lib is not installed.
     """
     try:
@@ -108,36 +104,33 @@ def make_sbom(inputs: SbomInputs) -> bytes:
     return (json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
-def package_url(uri: str) -> PackageURL | None:
-    """Return the package URL of a recipe's source, where its scheme has one.
-
-    ``pypi:NAME==VERSION``, ``npm:NAME@VERSION``, ``hf:OWNER/NAME@REVISION`` and ``deb:NAME`` have;
-    files and plain downloads have none.
-    """
-    from packageurl import PackageURL
-
-    if match := _PYPI.match(uri):
-        return PackageURL("pypi", None, match[1], match[2])
-    if match := _NPM.match(uri):
-        return PackageURL("npm", f"@{match[1]}" if match[1] else None, match[2], match[3])
-    if match := _HF.match(uri):
-        return PackageURL("huggingface", match[1], match[2], match[3])
-    if match := _DEB.match(uri):
-        return PackageURL("deb", "debian", match[1], match[2])
-    return None
-
-
 def public_uri(uri: str) -> str:
-    """Return a URI without what belongs to one machine: folders of files, names and passwords."""
+    """Return a URI without what belongs to one machine: folders of files, names, passwords."""
     scheme, _, rest = uri.partition(":")
-    if scheme == "file" or (scheme == "hf" and rest.startswith(("/", ".", "~"))):
-        return f"{scheme}:{PurePosixPath(rest).name}"
+    if scheme == "hf" and (rest.startswith(("/", ".", "~")) or ":" in rest):
+        # A local checkpoint, or one inside another source.
+        return public_uri(rest if ":" in rest else f"file:{rest}")
+    if scheme == "file":
+        path, mark, member = rest.partition("!")
+        return f"file:{PurePosixPath(path).name}{mark}{member}"
     if scheme in ("http", "https"):
         parts = urllib.parse.urlsplit(uri)
         host = parts.netloc.rpartition("@")[2]
         # A query often holds a token; the digest says which file it was.
-        return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", parts.fragment))
+        _, mark, member = uri.partition("!")
+        path = parts.path.partition("!")[0]
+        return urllib.parse.urlunsplit((parts.scheme, host, path, "", "")) + mark + member
     return uri
+
+
+def _package_url(part: SbomPart) -> PackageURL | None:
+    from packageurl import PackageURL
+
+    from edgekit.toolchain.sources import describe
+
+    if not part.uri:
+        return None
+    return PackageURL.from_string(describe(SourceRef(public_uri(part.uri), part.sha256)))
 
 
 def _bom(inputs: SbomInputs) -> Bom:
@@ -177,7 +170,7 @@ def _model(inputs: SbomInputs) -> Component:
         description=inputs.title,
         hashes=_hashes(inputs.model_sha256),
         licenses=_licenses(inputs.license),
-        purl=package_url(source.uri) if source is not None else None,
+        purl=_package_url(source) if source is not None else None,
         external_references=_references(source) if source is not None else [],
         properties=list(_properties(inputs)),
     )
@@ -194,7 +187,7 @@ def _part(index: int, part: SbomPart) -> Component:
         kind = ComponentType.MACHINE_LEARNING_MODEL
     elif part.role == "package":
         kind = ComponentType.LIBRARY
-    purl = package_url(part.uri)
+    purl = _package_url(part)
     return Component(
         name=part.name,
         version=purl.version if purl is not None else None,
