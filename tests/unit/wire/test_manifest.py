@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 import string
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -301,3 +302,21 @@ def test_a_number_without_a_float_is_refused():
 def test_printable_ascii_titles_are_fine():
     title = string.printable.strip() + " ü 模型"
     assert parse_manifest(changed(title=title)).title == title
+
+
+def test_every_field_is_documented():
+    page = (Path(__file__).parents[3] / "docs" / "bundle-format.md").read_text(encoding="utf-8")
+    free = {"options", "files", "members"}
+
+    def names(value, key=""):
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                if key not in free:
+                    yield name
+                yield from names(inner, name)
+        elif isinstance(value, list):
+            for inner in value:
+                yield from names(inner, key)
+
+    missing = {name for name in names(EXAMPLE.to_json()) if f"`{name}`" not in page}
+    assert not missing
