@@ -118,11 +118,9 @@ def common_options(function: F) -> F:
     @click.option("-v", "--verbose", is_flag=True, help="Log details; show tracebacks.")
     @functools.wraps(function)
     def wrapper(*args: Any, as_json: bool, quiet: bool, verbose: bool, **kwargs: Any) -> Any:  # noqa: ANN401
-        logging.basicConfig(
-            level=logging.DEBUG if verbose else logging.WARNING,
-            stream=sys.stderr,
-            format="%(levelname)s %(name)s: %(message)s",
-        )
+        logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+        # Ours alone: what libraries say at that level buries it.
+        logging.getLogger("edgekit").setLevel(logging.DEBUG if verbose else logging.WARNING)
         return function(*args, out=Output(as_json, quiet, verbose), **kwargs)
 
     return wrapper  # type: ignore[return-value]

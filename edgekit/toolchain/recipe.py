@@ -132,9 +132,10 @@ class Recipe:
 
     def value(self, key: str, value: Any) -> Value:  # noqa: ANN401 - any JSON value
         """Wrap a value with the origin of a dotted key of this recipe."""
-        while key and key not in self.origins:
+        while key and key not in self.origins and f"{key}.0" not in self.origins:
             key = key.rpartition(".")[0]
-        return Value(value, self.origins.get(key, "default"))
+        origin = self.origins.get(key) or self.origins.get(f"{key}.0", "default")
+        return Value(value, origin)
 
 
 def load_recipe(path: Path, shown_as: str | None = None) -> Recipe:

@@ -53,7 +53,10 @@ def _render(console: Console, plan: Plan) -> None:
         f"\n{plan.model} → {plan.target}   plan {plan.sha256[:12]}   licence "
         f"{plan.step('bundle').values()['license']}"
     )
-    table = Table(box=None, padding=(0, 2, 0, 2), show_edge=False, show_header=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    table.add_column(no_wrap=True)
     for number, step in enumerate(plan.steps, start=1):
         table.add_row(f"{number}. {step.name}", "", "", style="bold")
         for key, value in step.params.items():
@@ -61,7 +64,7 @@ def _render(console: Console, plan: Plan) -> None:
     console.print(table)
 
 
-def _short(value: Any, width: int = 60) -> str:  # noqa: ANN401 - any JSON value
+def _short(value: Any, width: int = 44) -> str:  # noqa: ANN401 - any JSON value
     import json
 
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
