@@ -53,7 +53,7 @@ OPTIMIZE_ORDER: Order = (
 )
 # A chain of Ifs inside Ifs needs one round a level.
 _MAX_ROUNDS = 64
-# ONNX Runtime may crash outright on Ifs with a constant condition, so it first sees the graph after these.
+# ONNX Runtime may crash on an If with a constant condition: it sees the graph after these only.
 _BEFORE_LOAD = frozenset({"inline_functions", "fix_inputs", "static_shapes"})
 
 
@@ -231,6 +231,6 @@ def _merge(notes: Sequence[PassNote]) -> list[PassNote]:
 def _refuse_new_opset(graph: Graph, options: CanonicalOptions) -> None:
     if options.opset_max is not None and graph.opset > options.opset_max:
         raise BuildError(
-            f"opset too new: the model has {graph.opset}, the target loads up to {options.opset_max}",
+            f"opset too new: the model has {graph.opset}, the target loads {options.opset_max}",
             hint=f"export it again with opset {min(DEFAULT_OPSET, options.opset_max)}",
         )

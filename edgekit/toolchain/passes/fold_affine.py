@@ -1,7 +1,7 @@
 """Fold BatchNormalization and constant Mul, Div, Add and Sub into the layer before them.
 
-What scales and shifts each output channel of a Conv, ConvTranspose or Gemm is a matter of its weights
-and bias. A MatMul has no bias, so it takes in scales only. Computed in float64.
+What scales and shifts each output channel of a Conv, ConvTranspose or Gemm is a matter of its
+weights and bias. A MatMul has no bias, so it takes in scales only. Computed in float64.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from edgekit.runtime.session import open_session
+from edgekit.runtime.session import open_session, runner
 from edgekit.toolchain.graph import serialize
 from edgekit.toolchain.passes import _edit
 from edgekit.wire.errors import BuildError
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 GROWTH_BYTES = 64 * 1024
 MAX_RESULT_BYTES = 512 * 1024 * 1024
 _RANDOM = frozenset(
-    ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial"]
-    + ["Bernoulli", "Dropout"]
+    {
+        *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+        *("Multinomial", "Bernoulli", "Dropout"),
+    }
 )
 # Folding these would undo the quantization of a model that comes quantized.
 _QUANTIZED = frozenset(["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"])
@@ -83,7 +85,7 @@ def _size(name: str, types: _edit.Types) -> int | None:
     shape, element = types.static(name), types.elements.get(name)
     if shape is None or element is None or element == _STRING:
         return None
-    return math.prod(shape) * max(1, onnx.helper.tensor_dtype_to_np_dtype(element).itemsize)
+    return math.prod(shape) * int(onnx.helper.tensor_dtype_to_np_dtype(element).itemsize)
 
 
 def _evaluate(
@@ -97,8 +99,8 @@ def _evaluate(
         for node in nodes:
             try:
                 values.update(_run(proto, [node], values))
-            except BuildError:  # noqa: PERF203 - a kernel that the runtime lacks stays in the graph
-                continue
+            except BuildError:
+                continue  # a kernel that the runtime lacks: the node stays in the graph
         return values
 
 
@@ -120,15 +122,8 @@ def _run(
     model = onnx.helper.make_model(
         graph, opset_imports=proto.opset_import, ir_version=min(proto.ir_version, 10)
     )
-    session = open_session(serialize(model), level="ORT_DISABLE_ALL")
-    try:
-        results = session.run(wanted, {})
-    except Exception as error:  # noqa: BLE001 - onnxruntime raises its own unrelated classes
-        raise BuildError(f"constants cannot be computed: {error}") from error
-    return {
-        name: onnx.numpy_helper.from_array(value, name)
-        for name, value in zip(wanted, results, strict=True)
-    }
+    results = runner(open_session(serialize(model), level="ORT_DISABLE_ALL"))({})
+    return {name: onnx.numpy_helper.from_array(results[name], name) for name in wanted}
 
 
 def _fold_shapes(proto: onnx.ModelProto, types: _edit.Types) -> int:

@@ -1,8 +1,9 @@
 """Fold a scalar Mul and Add into the Conv layers behind them.
 
-y = s · x + b with one s and one b for the whole tensor, as after the activations of PP-LCNet, costs two
-passes over memory and nothing else. A Conv behind it takes s into its weights, and b into its bias
-unless it pads: padding puts zeros where b would have to be, so then x + b/s stays, one pass of two.
+y = s · x + b with one s and one b for the whole tensor, as after the activations of PP-LCNet, costs
+two passes over memory and nothing else. A Conv behind it takes s into its weights, and b into its
+bias unless it pads: padding puts zeros where b would have to be, so then x + b/s stays, one pass of
+two.
 Scales that differ between channels are left alone: they would unbalance the int8 weights.
 """
 
@@ -95,9 +96,7 @@ def _takes(node: onnx.NodeProto, value: str, constants: Mapping[str, onnx.Tensor
     weight = constants.get(node.input[1])
     bias = node.input[_BIAS] if len(node.input) > _BIAS else ""
     return (
-        weight is not None
-        and weight.data_type == _edit.FLOAT
-        and (not bias or bias in constants)
+        weight is not None and weight.data_type == _edit.FLOAT and (not bias or bias in constants)
     )
 
 
@@ -132,7 +131,7 @@ def _ramp(
     return ramp if ramp.nodes and good else None
 
 
-def _scalar_step(
+def _scalar_step(  # noqa: PLR0911 - one return an operator
     node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], types: _edit.Types
 ) -> tuple[str, float, float] | None:
     """Return the data input and what a node multiplies it with and adds to it."""

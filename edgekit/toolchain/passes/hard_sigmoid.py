@@ -92,7 +92,9 @@ def apply(proto: onnx.ModelProto, options: CanonicalOptions) -> str | None:  # n
 _Match = tuple[str, float, float, str | None, "onnx.NodeProto"]
 
 
-def _match(node: onnx.NodeProto, view: _Graph, types: _edit.Types) -> _Match | None:
+def _match(  # noqa: PLR0911 - one return a condition
+    node: onnx.NodeProto, view: _Graph, types: _edit.Types
+) -> _Match | None:
     """Return x, a, c, the factor between Clip and division (if any), and the division."""
     if node.op_type != "Clip" or not _edit.is_standard(node) or len(node.input) != _CLIP_INPUTS:
         return None

@@ -1,7 +1,7 @@
 """Bring Gemm and its relatives into the form that the int8 writers take.
 
-After it a Gemm computes A·B + C with B as it multiplies ([K, N], no transposition), alpha = beta = 1,
-and C either absent or one value a column. onnxruntime's dynamic writer breaks on transB
+After it a Gemm computes A·B + C with B as it multiplies ([K, N], no transposition), alpha = beta =
+1, and C either absent or one value a column. onnxruntime's dynamic writer breaks on transB
 (onnxruntime#25890); a C of another shape cannot become an int32 bias.
 """
 
@@ -41,7 +41,9 @@ def apply(proto: onnx.ModelProto, options: CanonicalOptions) -> str | None:  # n
 
 
 def _is_float(node: onnx.NodeProto, types: _edit.Types) -> bool:
-    return types.elements.get(node.output[0], types.elements.get(node.input[1])) in _edit.FLOAT_TYPES
+    return (
+        types.elements.get(node.output[0], types.elements.get(node.input[1])) in _edit.FLOAT_TYPES
+    )
 
 
 def _normalise(

@@ -1,9 +1,9 @@
 """Replace one-hot → matrix → element-wise chain by a table that is looked up.
 
-A one-hot vector has as many values as it has classes, so whatever follows it row by row has too: it is
-computed beforehand for each index and gathered. The rows are those that ONNX Runtime computes from the
-chain itself, so the result is the same to the last bits. Indices outside of the one-hot's range get the
-rows that the chain gives them: the table has one more at each end.
+A one-hot vector has as many values as it has classes, so whatever follows it row by row has too: it
+is computed beforehand for each index and gathered. The rows are those that ONNX Runtime computes
+from the chain itself, so the result is the same to the last bits. Indices outside of the one-hot's
+range get the rows that the chain gives them: the table has one more at each end.
 """
 
 from __future__ import annotations
@@ -34,9 +34,12 @@ _INT64 = 7
 _INT32 = 6
 
 _UNARY = frozenset(
-    ["Abs", "Ceil", "Celu", "Cos", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish"]
-    + ["LeakyRelu", "Log", "Mish", "Neg", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign"]
-    + ["Sin", "Softplus", "Softsign", "Sqrt", "Tanh", "ThresholdedRelu", "Cast", "Identity"]
+    {
+        *("Abs", "Ceil", "Celu", "Cos", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid"),
+        *("HardSwish", "LeakyRelu", "Log", "Mish", "Neg", "Reciprocal", "Relu", "Round", "Selu"),
+        *("Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Tanh", "ThresholdedRelu"),
+        *("Cast", "Identity"),
+    }
 )
 _BROADCAST = frozenset(["Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Clip", "PRelu", "Where"])
 # Normalisations within a row, when their axis is the last.
@@ -80,14 +83,14 @@ def apply(proto: onnx.ModelProto, options: CanonicalOptions) -> str | None:  # n
         chain = _start(node, graph, types, constants)
         if chain is None:
             continue
-        _grow(chain, graph, types, constants)
+        _grow(chain, graph, constants)
         note = _replace(proto, chain, types, constants)
         if note is not None:
             notes.append(note)
     return "; ".join(notes) or None
 
 
-def _start(
+def _start(  # noqa: PLR0911 - one return a condition
     node: onnx.NodeProto,
     graph: onnx.GraphProto,
     types: _edit.Types,
@@ -104,7 +107,7 @@ def _start(
             return None
         if rank < 1 or types.elements.get(node.input[0]) not in _edit.INTEGER_TYPES:
             return None
-        return _Chain(node, node.input[0], False, -depth, depth - 1, rank)  # noqa: FBT003
+        return _Chain(node, node.input[0], False, -depth, depth - 1, rank)
     if node.op_type != "Equal" or rank is None or rank < 1:
         return None
     for index, classes in (tuple(node.input), tuple(node.input)[::-1]):
@@ -117,7 +120,7 @@ def _start(
             continue
         low, high = int(values.min()), int(values.max())
         if len(shape) == rank >= values.ndim and shape[-1] == 1 and high - low < MAX_CLASSES:
-            return _Chain(node, _narrow(index, graph, types), True, low, high, rank)  # noqa: FBT003
+            return _Chain(node, _narrow(index, graph, types), True, low, high, rank)
     return None
 
 
@@ -135,7 +138,6 @@ def _narrow(index: str, graph: onnx.GraphProto, types: _edit.Types) -> str:
 def _grow(
     chain: _Chain,
     graph: onnx.GraphProto,
-    types: _edit.Types,
     constants: Mapping[str, onnx.TensorProto],
 ) -> None:
     """Take in every node that computes each row from that row alone."""
@@ -145,7 +147,7 @@ def _grow(
             continue
         if chain.values.isdisjoint(node.input) or any(node.output[1:]):
             continue
-        if _is_row_wise(node, chain, types, constants):
+        if _is_row_wise(node, chain, constants):
             chain.nodes.append(node)
             chain.values.add(node.output[0])
 
@@ -153,7 +155,6 @@ def _grow(
 def _is_row_wise(
     node: onnx.NodeProto,
     chain: _Chain,
-    types: _edit.Types,
     constants: Mapping[str, onnx.TensorProto],
 ) -> bool:
     others = [i for i in node.input if i and i not in chain.values]
@@ -163,7 +164,11 @@ def _is_row_wise(
     if kind in _UNARY:
         return True
     if kind == "MatMul":
-        return len(others) == 1 and others[0] == node.input[1] and len(constants[others[0]].dims) == _TABLE
+        return (
+            len(others) == 1
+            and others[0] == node.input[1]
+            and len(constants[others[0]].dims) == _TABLE
+        )
     if kind in _BROADCAST:
         return all(
             len(constants[i].dims) <= chain.rank and math.prod(constants[i].dims[:-1]) == 1
@@ -199,7 +204,8 @@ def _replace(
     if table.nbytes > min(replaced + SLACK_BYTES, MAX_TABLE_BYTES):
         return None
     _rewire(graph, chain, results[0], table, types.elements[chain.index])
-    return f"{len(chain.nodes)} nodes behind a one-hot became a table of {table.shape[0]}×{table.shape[1]}"
+    rows, columns = table.shape
+    return f"{len(chain.nodes)} nodes from a one-hot on became a table of {rows}×{columns}"
 
 
 def _table(

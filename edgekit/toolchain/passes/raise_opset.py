@@ -1,7 +1,7 @@
 """Raise the operator set: per-channel QDQ needs 13, and 17 is where today's runtimes are at home.
 
-onnx's own converter does it. The result counts only when ONNX Runtime loads it and it answers random
-feeds as the graph before it did; otherwise the operator set stays, and the note says why.
+onnx's own converter does it. The result counts only when ONNX Runtime loads it and it answers
+random feeds as the graph before it did; otherwise the operator set stays, and the note says why.
 """
 
 from __future__ import annotations

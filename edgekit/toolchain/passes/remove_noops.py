@@ -1,4 +1,4 @@
-"""Remove nodes that return their input: Identity, Dropout, a Cast to the same type, x·1, x+0, …"""
+"""Remove nodes that return their input: Identity, Dropout, a Cast to the same type, x · 1, x + 0."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _give_name(
     return True
 
 
-def _source(
+def _source(  # noqa: PLR0911 - one return an operator
     node: onnx.NodeProto, types: _edit.Types, constants: dict[str, onnx.TensorProto]
 ) -> str | None:
     """Return the value that a node hands on unchanged, if it does."""
@@ -105,7 +105,9 @@ def _other_operand(
     node: onnx.NodeProto, types: _edit.Types, constants: dict[str, onnx.TensorProto]
 ) -> str | None:
     first, second = node.input
-    pairs = [(first, second)] if node.op_type in ("Sub", "Div") else [(first, second), (second, first)]
+    pairs = (
+        [(first, second)] if node.op_type in ("Sub", "Div") else [(first, second), (second, first)]
+    )
     for data, constant in pairs:
         rank = types.rank(data)
         if constant not in constants or data in constants or rank is None:
@@ -116,5 +118,5 @@ def _other_operand(
             continue
         values = _edit.to_array(constants[constant])
         if bool((values == _NEUTRAL[node.op_type]).all()):
-            return data
+            return str(data)
     return None

@@ -44,7 +44,9 @@ def apply(proto: onnx.ModelProto, options: CanonicalOptions) -> str | None:
     _refine_outputs(proto)
     if before == [v.SerializeToString(deterministic=True) for v in _interface(proto)]:
         return None
-    return ", ".join(f"{n} {_show(inputs[n])}" for n in changed) or "meaningless dimensions forgotten"
+    return (
+        ", ".join(f"{n} {_show(inputs[n])}" for n in changed) or "meaningless dimensions forgotten"
+    )
 
 
 def _interface(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

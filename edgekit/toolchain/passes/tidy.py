@@ -1,8 +1,8 @@
 """Give every node a name of its own, and take out what the model does not need to run.
 
 Metadata and doc strings carry absolute paths of the machine that exported; the same model exported
-twice would otherwise differ. The IR version is the lowest that the operator sets allow, so that older
-runtimes load the file.
+twice would otherwise differ. The IR version is the lowest that the operator sets allow, so that
+older runtimes load the file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,20 @@ PRODUCER = "edgekit"
 _MIN_IR = 4
 _STRING = 8
 # Element types that came with a later IR: float8 with 9, 4 bits with 10, 2 bits with 13.
-_TYPE_IR = {17: 9, 18: 9, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13, 27: 14, 28: 14}
+_TYPE_IR = {
+    17: 9,
+    18: 9,
+    19: 9,
+    20: 9,
+    21: 10,
+    22: 10,
+    23: 11,
+    24: 12,
+    25: 13,
+    26: 13,
+    27: 14,
+    28: 14,
+}
 
 
 def apply(proto: onnx.ModelProto, options: CanonicalOptions) -> str | None:  # noqa: ARG001
