@@ -21,13 +21,12 @@ from edgekit.wire.strict import MAX_ITEMS, MAX_TEXT, Fields, parse_object, requi
 SCHEMA = "edgekit.bundle/1"
 FORMAT = 1
 MAX_MANIFEST_BYTES = 1 << 20
-MAX_MEMBERS = MAX_ITEMS
 MAX_OPTIONS_DEPTH = 8
 
 GraphKind = Literal["static-int8", "static-mixed", "dynamic", "fp32"]
 OptimizationLevel = Literal["disabled", "basic", "extended", "all"]
 
-_SCHEMA = re.compile(r"edgekit\.bundle/([0-9]{1,9})")
+_SCHEMA = re.compile(r"edgekit\.bundle/([1-9][0-9]{0,8})")
 _MODEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _KEY_ID = re.compile(r"[0-9a-f]{8}")
 _DTYPE = re.compile(r"[a-z][a-z0-9]{0,19}")
@@ -266,17 +265,16 @@ def parse_manifest(data: bytes, where: str = "manifest.json") -> Manifest:
 def _check_version(document: dict[str, Json], where: str) -> None:
     schema, version = document.get("schema"), document.get("format")
     match = _SCHEMA.fullmatch(schema) if isinstance(schema, str) else None
-    if match is None or not isinstance(version, int) or isinstance(version, bool) or version < 1:
+    number = int(match.group(1)) if match else 0
+    if number < 1 or not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise TrustError("not the manifest of an edgekit bundle", where=where)
-    if int(match.group(1)) > int(SCHEMA.rpartition("/")[2]) or version > FORMAT:
+    if schema != SCHEMA or version > FORMAT:
         raise TrustError(
             f"made by a newer edgekit (format {schema}, {version}; this one reads up to "
             f"{SCHEMA}, {FORMAT})",
             hint="update edgekit here, or build the bundle with this version",
             where=where,
         )
-    if schema != SCHEMA:
-        raise TrustError("not the manifest of an edgekit bundle", where=where)
 
 
 def _target(fields: Fields) -> BundleTarget:
@@ -304,9 +302,8 @@ def _pipeline(fields: Fields) -> Pipeline:
 def _check_depth(value: Json, left: int, fields: Fields) -> None:
     if left < 0:
         raise fields.refuse("options", f"is nested deeper than {MAX_OPTIONS_DEPTH}")
-    for item in (
-        value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    ):
+    inner = list(value.values()) if isinstance(value, dict) else value
+    for item in inner if isinstance(inner, list) else ():
         _check_depth(item, left - 1, fields)
 
 
@@ -377,7 +374,7 @@ def _golden(fields: Fields) -> Golden:
     golden = Golden(
         graph_kind=fields.choice("graph_kind", kinds),
         tolerance=tolerance,
-        count=fields.integer("count", 0, MAX_MEMBERS),
+        count=fields.integer("count", 0, MAX_ITEMS),
         made_on=fields.text("made_on"),
     )
     fields.close()
