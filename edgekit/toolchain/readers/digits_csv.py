@@ -70,10 +70,13 @@ def load_rows(path: Path) -> Any:  # noqa: ANN401 - numpy is imported lazily
             text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
             raise ConfigError("the table is over 16 MiB unpacked", where=str(path))
+        if not text.strip():
+            raise ConfigError("not digits.csv.gz: it is empty", where=str(path))
         table = np.loadtxt(io.BytesIO(text), delimiter=",", ndmin=2)
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise ConfigError(f"not digits.csv.gz: {error}", where=str(path)) from error
-    whole = table.astype(np.int64)
+    # What is no number, or far off, becomes a value that the checks below refuse.
+    whole = np.nan_to_num(np.clip(table, -1, 255), nan=-1).astype(np.int64)
     good = (
         table.shape[1] == SIDE * SIDE + 1
         and bool((whole == table).all())
