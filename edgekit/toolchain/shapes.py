@@ -20,6 +20,8 @@ ASSUMED_BATCH = 1
 ASSUMED_SIDE = 224
 ASSUMED_LENGTH = 128
 _PICTURE_RANK = 4
+# What exporters write for a dimension that they did not name; it stands for no one size.
+_NAMELESS = {"", "?"}
 # A chain of Shape → Gather → … → Reshape resolves one link of Reshapes a round.
 MAX_ROUNDS = 24
 
@@ -146,9 +148,9 @@ def _fix_inputs(graph: onnx.GraphProto, dims: Mapping[str, int]) -> tuple[dict[s
         for axis, dim in enumerate(shape):
             if dim.HasField("dim_value") and dim.dim_value > 0:
                 continue
-            key = dim.dim_param if dim.dim_param.isidentifier() else f"{value.name}[{axis}]"
-            place = f"{value.name}[{axis}]"
-            size = dims.get(key, dims.get(place, dynamic.get(key)))
+            place, name = f"{value.name}[{axis}]", dim.dim_param
+            key = place if name in _NAMELESS or name.startswith("unk__") else name
+            size = dims.get(place, dims.get(key, dynamic.get(key)))
             if size is None:
                 size = _assume(axis, len(shape))
                 assumed.add(key)
