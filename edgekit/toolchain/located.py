@@ -98,6 +98,7 @@ class Table:
 
     def optional(self, key: str, kind: type[T]) -> T | None:
         """Read a value that may be absent."""
+        self._read.add(key)
         return self.get(key, kind) if key in self.values else None
 
     def strings(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:

@@ -17,7 +17,6 @@ from edgekit.runtime.tasks import Prediction, Task, create_task
 from edgekit.toolchain.cache import Cache
 from edgekit.toolchain.compare import compare_outputs
 from edgekit.toolchain.events import Event, OnEvent
-from edgekit.toolchain.export import export
 from edgekit.toolchain.graph import Graph
 from edgekit.toolchain.passes import CanonicalOptions, canonicalise, optimize
 from edgekit.toolchain.plan import CALIBRATION_FEEDS, OPSET_MIN, Plan
@@ -165,6 +164,8 @@ class Workbench:
         key = digest_of([self.plan.step("fetch").values(), self.plan.step("export").values()])
 
         def produce(out: Path) -> None:
+            from edgekit.toolchain.export import export
+
             source = self.fetch(self.recipe.source)
             packages = [self.fetch(p) for p in self.recipe.packages]
             notes = export(
