@@ -190,8 +190,9 @@ def _check(
 ) -> None:
     import onnx
 
+    data = serialize(proto)
     try:
-        onnx.checker.check_model(proto)
+        onnx.checker.check_model(data)
     except onnx.checker.ValidationError as error:
         first_line = next(iter(str(error).strip().splitlines()), "no reason given")
         raise BuildError(f"it left an invalid graph: {first_line[:300]}") from error
@@ -200,7 +201,7 @@ def _check(
     if found.inputs != wanted or found.outputs != interface.outputs:
         raise BuildError("it changed the names of the model's inputs or outputs")
     if load:
-        open_session(serialize(proto), level="ORT_DISABLE_ALL")
+        open_session(data, level="ORT_DISABLE_ALL")
 
 
 def _history(notes: Sequence[PassNote]) -> str:

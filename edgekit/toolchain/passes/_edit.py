@@ -16,6 +16,8 @@ FLOAT = 1  # onnx.TensorProto.FLOAT
 FLOAT_TYPES = (1, 10, 11, 16)  # float32, float16, float64, bfloat16
 INTEGER_TYPES = (2, 3, 4, 5, 6, 7, 12, 13)
 _INFERENCE_ROUNDS = 32
+_SMALL_BYTES = 4096
+_STRING = 8
 _GRAPH_ATTRIBUTE = 5  # onnx.AttributeProto.GRAPH
 
 # A dimension: a number, a name, or None where nothing is known of it.
@@ -187,6 +189,18 @@ def to_array(tensor: onnx.TensorProto) -> Array:
     return onnx.numpy_helper.to_array(tensor)
 
 
+def nbytes(tensor: onnx.TensorProto) -> int:
+    """Return the size of a constant's values; asking protobuf would serialise it."""
+    import math
+
+    import onnx
+
+    if tensor.data_type == _STRING:
+        return sum(len(s) for s in tensor.string_data)
+    item = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return math.prod(tensor.dims) * int(item)
+
+
 def add_constant(graph: onnx.GraphProto, name: str, values: np.ndarray[Any, Any]) -> None:
     """Add an initializer under a free name."""
     import numpy as np
@@ -197,16 +211,15 @@ def add_constant(graph: onnx.GraphProto, name: str, values: np.ndarray[Any, Any]
         del graph.initializer[-1].dims[:]
 
 
-def informed(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy that carries what shape inference finds; what the model states, if it gives up.
+def _informed(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy without large weights that carries what shape inference finds.
 
     onnx gives up behind a Reshape to a computed shape. The length of that shape is known more often
     than its values, and it is the result's rank: with that put in, inference goes on.
     """
     import onnx
 
-    known = onnx.ModelProto()
-    known.CopyFrom(proto)
+    known = without_weights(proto)
     for _ in range(_INFERENCE_ROUNDS):
         try:
             known = onnx.shape_inference.infer_shapes(known, data_prop=True)
@@ -215,6 +228,39 @@ def informed(proto: onnx.ModelProto) -> onnx.ModelProto:
         if not _state_ranks(known.graph):
             break
     return known
+
+
+def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Copy a model, its large constants as inputs: inference reads the small ones' values only."""
+    import onnx
+
+    light = onnx.ModelProto(ir_version=proto.ir_version)
+    light.opset_import.extend(proto.opset_import)
+    light.functions.extend(proto.functions)
+    light.graph.name = "main"
+    light.graph.node.extend(proto.graph.node)
+    for field in ("input", "output", "value_info", "sparse_initializer"):
+        getattr(light.graph, field).extend(getattr(proto.graph, field))
+    inputs = {i.name for i in proto.graph.input}
+    for tensor in proto.graph.initializer:
+        if nbytes(tensor) <= _SMALL_BYTES:
+            light.graph.initializer.append(tensor)
+        elif tensor.name not in inputs:
+            light.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+    return light
+
+
+def with_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy that states every shape that inference finds."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    del copy.graph.value_info[:]
+    copy.graph.value_info.extend(_informed(proto).graph.value_info)
+    return copy
 
 
 def _state_ranks(graph: onnx.GraphProto) -> bool:
@@ -246,7 +292,7 @@ def _state_ranks(graph: onnx.GraphProto) -> bool:
 
 def infer(proto: onnx.ModelProto) -> Types:
     """Infer shapes and types of the main graph's values."""
-    known = informed(proto)
+    known = _informed(proto)
     shapes: dict[str, tuple[Dim, ...]] = {}
     elements: dict[str, int] = {}
     for value in [*known.graph.value_info, *known.graph.input, *known.graph.output]:
@@ -256,7 +302,7 @@ def infer(proto: onnx.ModelProto) -> Types:
         elements[value.name] = kind.elem_type
         if kind.HasField("shape"):
             shapes[value.name] = tuple(_dim(d) for d in kind.shape.dim)
-    for tensor in known.graph.initializer:
+    for tensor in proto.graph.initializer:
         shapes[tensor.name] = tuple(tensor.dims)
         elements[tensor.name] = tensor.data_type
     return Types(shapes, elements)

@@ -53,7 +53,7 @@ def _foldable(proto: onnx.ModelProto, types: _edit.Types) -> list[onnx.NodeProto
     graph = proto.graph
     outputs = {o.name for o in graph.output}
     known: dict[str, int] = {
-        name: tensor.ByteSize()
+        name: _edit.nbytes(tensor)
         for name, tensor in _edit.initializers(graph).items()
         if tensor.data_type != _STRING
     }

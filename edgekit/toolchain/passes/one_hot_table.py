@@ -200,7 +200,7 @@ def _replace(
     if table is None:
         return None
     weights = dict.fromkeys(i for n in chain.nodes for i in n.input if i in constants)
-    replaced = sum(len(constants[name].raw_data) for name in weights)
+    replaced = sum(_edit.nbytes(constants[name]) for name in weights)
     if table.nbytes > min(replaced + SLACK_BYTES, MAX_TABLE_BYTES):
         return None
     _rewire(graph, chain, results[0], table, types.elements[chain.index])

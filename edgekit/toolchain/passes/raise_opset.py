@@ -41,7 +41,7 @@ def _convert(proto: onnx.ModelProto, wanted: int) -> tuple[onnx.ModelProto | Non
 
     try:
         # With ranks known, the converter leaves a Softmax over the last axis as it is.
-        converted = onnx.version_converter.convert_version(_edit.informed(proto), wanted)
+        converted = onnx.version_converter.convert_version(_edit.with_shapes(proto), wanted)
         del converted.graph.value_info[:]
         converted.ir_version = max(
             converted.ir_version,

@@ -1,4 +1,4 @@
-"""Remove nodes that return their input: Identity, Dropout, a Cast to the same type, x · 1, x + 0."""
+"""Remove nodes that return their input: Identity, Dropout, a Cast to the same type, x + 0."""
 
 from __future__ import annotations
 

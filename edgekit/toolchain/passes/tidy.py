@@ -39,7 +39,7 @@ _TYPE_IR = {
 
 def apply(proto: onnx.ModelProto, options: CanonicalOptions) -> str | None:  # noqa: ARG001
     """Name, strip and order."""
-    before = proto.SerializeToString(deterministic=True)
+    before = _outline(proto)
     _strip_model(proto)
     taken: set[str] = set()
     for graph in _edit.all_graphs(proto.graph):
@@ -51,9 +51,24 @@ def apply(proto: onnx.ModelProto, options: CanonicalOptions) -> str | None:  # n
             node.name = _edit.unique(wanted, taken)
     _keep_types_of_foreign_nodes(proto.graph)
     _imports(proto)
-    if proto.SerializeToString(deterministic=True) == before:
+    if _outline(proto) == before:
         return None
     return "names, metadata and IR version made canonical"
+
+
+def _outline(proto: onnx.ModelProto) -> tuple[object, ...]:
+    """Return what this pass may change, without the weights' values: they can be large."""
+    tensors = [
+        (t.name, t.HasField("raw_data"), t.HasField("doc_string"), len(t.metadata_props))
+        for graph in _edit.all_graphs(proto.graph)
+        for t in graph.initializer
+    ]
+    light = _edit.without_weights(proto)
+    light.graph.name = proto.graph.name
+    light.graph.doc_string = proto.graph.doc_string
+    light.graph.metadata_props.extend(proto.graph.metadata_props)
+    rest = {k: v for k, v in proto.ListFields() if k.name not in ("graph", "functions")}
+    return light.SerializeToString(deterministic=True), repr(tensors), repr(rest)
 
 
 def _strip_model(proto: onnx.ModelProto) -> None:
