@@ -15,7 +15,7 @@ BIN := .venv/bin
 READY := .venv/.edgekit-ready
 
 .PHONY: help demo test test-slow lint docs check-install clean system-packages
-help: ## Show this list
+help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-15s %s\n", $$1, $$2}'
 	@for f in benchmarks/*.py; do test -f "$$f" && printf '  make bench-%-9s %s\n' "$$(basename $$f .py)" "$$(sed -n '1s/^"""//p' $$f)" || true; done
 
@@ -29,15 +29,16 @@ system-packages: $(READY)
 	@$(BIN)/python tools/system_packages.py
 
 test: system-packages ## Run the tests (minutes)
-	@$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" -rs $(PYTEST_ARGS)
 
 test-slow: system-packages ## Run the tests that take over a minute each
-	@$(BIN)/python -m pytest -n $(WORKERS) -m slow $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) -m slow -rs $(PYTEST_ARGS)
 
 lint: $(READY) ## Check style, types and the layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/mypy tools/*.py
 	@$(BIN)/lint-imports
 
 docs: $(READY) ## Write docs/reference from the code
