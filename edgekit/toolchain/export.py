@@ -29,6 +29,8 @@ from edgekit.wire.errors import (
 )
 
 TIMEOUT_S = 1800.0
+# optimum's name for "the hidden states as they are"; a recipe's export_task names another.
+DEFAULT_TASK = "feature-extraction"
 # One thread: the sums of constant folding come in the same order everywhere.
 THREADS = 1
 _GIB = 1 << 30
@@ -130,13 +132,8 @@ def _job(
         module, factory = parse_torch(recipe.source)
         paths = [str(p.resolve()) for p in (source_path, *packages)]
         return {**job, "kind": "torch", "module": module, "factory": factory, "paths": paths}
-    if recipe.export_task is None:
-        raise ConfigError(
-            "an hf: source needs an export_task",
-            hint='add export_task = "feature-extraction" (or text-classification, …) to [source]',
-            where=recipe.source.where,
-        )
-    return {**job, "kind": "hf", "folder": str(source_path.resolve()), "task": recipe.export_task}
+    task = recipe.export_task or DEFAULT_TASK
+    return {**job, "kind": "hf", "folder": str(source_path.resolve()), "task": task}
 
 
 def _memory_bytes() -> int:
@@ -184,8 +181,11 @@ def _check_names(recipe: Recipe, what: str, wanted: list[str], found: list[str])
     for name in wanted:
         if name not in found:
             close = did_you_mean(name, found)
+            hint = f"did you mean {close}?" if close else f"it has {', '.join(found)}"
+            if recipe.source.uri.startswith("hf:"):
+                hint += "; export_task in [source] decides which outputs there are"
             raise ConfigError(
                 f'the exported model has no {what} "{name}"',
-                hint=f"did you mean {close}?" if close else f"it has {', '.join(found)}",
+                hint=hint,
                 where=recipe.file,
             )

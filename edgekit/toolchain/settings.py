@@ -132,7 +132,7 @@ def load_settings(project: Path, flags: Mapping[str, object], env: Mapping[str, 
 
     Args:
         project: The project's folder; its ``edgekit.toml`` need not exist.
-        flags: Values from the command line by setting name; None stands for "not given".
+        flags: Values from the command line by setting name; None and False stand for "not given".
         env: The environment.
 
     Raises:
@@ -157,7 +157,7 @@ def _find(
     project: Path,
 ) -> Value:
     flag = flags.get(setting.name)
-    if flag is not None:
+    if flag is not None and flag is not False:
         origin = setting.flag or setting.name
         return Value(_checked(setting, flag, origin, Path()), origin)
     if setting.env in env:
