@@ -18,13 +18,21 @@ MIN_RATE_HZ = 1_000
 MAX_RATE_HZ = 192_000
 MAX_CHANNELS = 64
 MAX_DURATION_S = 3600.0
+# A compressed file of silence is small whatever it unpacks to.
+MAX_VALUES = 1 << 27
 # Half length of the low-pass filter, in zero crossings of its sinc; the Hann window ends there.
 ZERO_CROSSINGS = 16
 # Rows of the sliding windows that are alive at once while resampling.
 _BLOCK = 8192
 
 
-def decode(data: bytes, *, rate_hz: int, max_duration_s: float = MAX_DURATION_S) -> Samples:
+def decode(
+    data: bytes,
+    *,
+    rate_hz: int,
+    max_duration_s: float = MAX_DURATION_S,
+    max_values: int = MAX_VALUES,
+) -> Samples:
     """Decode a sound file to one channel at a sample rate.
 
     PCM in a WAV file needs the standard library alone; other formats need soundfile. Channels are
@@ -34,6 +42,7 @@ def decode(data: bytes, *, rate_hz: int, max_duration_s: float = MAX_DURATION_S)
         data: The file.
         rate_hz: Sample rate of the result.
         max_duration_s: A longer sound is refused before it is decoded.
+        max_values: Most values of all channels; more are refused before they are decoded.
 
     Returns:
         float32[N], -1..1.
@@ -43,7 +52,7 @@ def decode(data: bytes, *, rate_hz: int, max_duration_s: float = MAX_DURATION_S)
         MissingToolError: Not PCM in a WAV file, and soundfile is not installed.
     """
     decoded = _decode_wave(data, max_duration_s)
-    samples, found_hz = decoded or _decode_soundfile(data, max_duration_s)
+    samples, found_hz = decoded or _decode_soundfile(data, max_duration_s, max_values)
     if samples.shape[0] == 0:
         raise ConfigError("the sound is empty")
     mono = samples.mean(axis=1, dtype=np.float64).astype(np.float32)
@@ -160,7 +169,9 @@ def _integers(raw: bytes, width: int) -> npt.NDArray[np.float32]:
     return whole.astype(np.float32) / np.float32(2 ** (8 * width - 1))
 
 
-def _decode_soundfile(data: bytes, max_duration_s: float) -> tuple[npt.NDArray[Any], int]:
+def _decode_soundfile(
+    data: bytes, max_duration_s: float, max_values: int
+) -> tuple[npt.NDArray[Any], int]:
     try:
         import soundfile
     except (ImportError, OSError) as error:
@@ -173,6 +184,8 @@ def _decode_soundfile(data: bytes, max_duration_s: float) -> tuple[npt.NDArray[A
             _check_form(file.channels, file.samplerate)
             if file.frames > max_duration_s * file.samplerate:
                 raise ConfigError(f"the sound is longer than {max_duration_s:g} s")
+            if file.frames * file.channels > max_values:
+                raise ConfigError(f"the sound has over {max_values} values in all channels")
             samples: npt.NDArray[Any] = file.read(dtype="float32", always_2d=True)
             return samples, int(file.samplerate)
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
