@@ -60,12 +60,16 @@ class BuildView:
         if self._out.quiet or self._out.json:
             return
         subject = f"{event.subject:<20}" if self._prefixed else ""
+        detail = event.detail
+        if event.stage == "fetch":
+            # A file belongs to no model: its own name is the news.
+            subject, detail = subject and " " * len(subject), f"{event.subject} {detail}"
         time = (
             "cached" if event.cached else "" if event.seconds is None else f"{event.seconds:.1f} s"
         )
         mark = " " if event.stage == "candidate" else "✓"
         self._progress.console.print(
-            f"  {subject}{mark} {event.stage:<10} {event.detail:<62} {time:>7}",
+            f"  {subject}{mark} {event.stage:<10} {detail:<62} {time:>7}",
             highlight=False,
             markup=False,
             no_wrap=True,

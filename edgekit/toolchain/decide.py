@@ -191,6 +191,7 @@ def decides_by_timing(bench: Workbench) -> bool:
 def _candidates(bench: Workbench, decision: Decision) -> Iterator[Candidate]:
     """Yield int8 candidates that load, run and are really quantized; the most int8 first."""
     graph = bench.canonical.graph
+    seen: set[str] = set()
     for name, make in _makers(bench):
         try:
             candidate = make()
@@ -200,6 +201,10 @@ def _candidates(bench: Workbench, decision: Decision) -> Iterator[Candidate]:
         except BuildError as error:
             decision.refused[name] = f"{name}: {error.message}"
             continue
+        if candidate.name in seen:
+            # Two shares of few layers may come to the same number of them.
+            continue
+        seen.add(candidate.name)
         if candidate.graph.size_bytes >= graph.size_bytes:
             decision.refused[name] = f"{name}: the file would not be smaller"
             continue

@@ -24,6 +24,7 @@ MIN_LABELLED = 200
 RANGE_SLACK = 0.5
 MAX_FAR_TENSORS = 0.25
 MIB = 1 << 20
+MEAN_SLACK = 1e-6  # rounding of a sum of float scores
 
 Feeds = dict[str, "np.ndarray[Any, Any]"]
 
@@ -100,7 +101,7 @@ def accuracy_measurements(
             kind=Kind.MEASURED,
             where=where,
             n=len(agreement.scores),
-            interval=mean_interval(agreement.scores, seed=0),
+            interval=_interval(agreement.value, agreement.scores),
             data_sha256=sample_set.sha256,
         )
     ]
@@ -118,11 +119,18 @@ def accuracy_measurements(
                 kind=Kind.MEASURED,
                 where=where,
                 n=len(labelled),
-                interval=None if score.scores is None else mean_interval(score.scores, seed=0),
+                interval=_interval(score.value, score.scores),
                 data_sha256=sample_set.sha256,
             )
         )
     return measured
+
+
+def _interval(value: float, scores: Sequence[float] | None) -> tuple[float, float] | None:
+    """Return the interval of a value that is the mean of its scores; others have none."""
+    if not scores or abs(sum(scores) / len(scores) - value) > MEAN_SLACK:
+        return None
+    return mean_interval(scores, seed=0)
 
 
 def size_measurement(size_bytes: int) -> Measurement:
