@@ -162,7 +162,7 @@ def check_license(job: Job) -> None:
     if denied:
         raise ConfigError(
             f"{job.recipe.name} is under {denied[0]}, which this project denies",
-            hint=f"licenses.deny stands in {job.settings.origins.get('licenses_deny', 'edgekit.toml')}",
+            hint=f"it stands in licenses.deny, {job.settings.origins['licenses_deny']}",
             where=job.recipe.origins.get("license", job.recipe.file),
         )
 

@@ -255,7 +255,8 @@ def describe_shortfall(verdict: Verdict) -> str:
     requirement = verdict.requirement
     if verdict.measurement is None:
         return f"{requirement.metric} is required and could not be evaluated"
-    return f"{requirement.metric} is {verdict.measurement.value:.3g}, required {describe_limit(requirement)}"
+    found = f"{requirement.metric} is {verdict.measurement.value:.3g}"
+    return f"{found}, required {describe_limit(requirement)}"
 
 
 def describe_limit(requirement: Requirement) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -123,7 +124,7 @@ def _task_lines(kind: str, inputs: list[Port], outputs: list[Port], model: Path)
     if kind == "pictures":
         size = _picture_size(inputs, outputs, model)
         return [
-            "# Check these against the model's training code: a wrong scale costs accuracy silently.",
+            "# Check these against the training code: a wrong scale costs accuracy silently.",
             "[task]",
             'name = "classify-image"',
             f"input = {_text(inputs[0].name)}",
@@ -158,7 +159,7 @@ def _picture_size(inputs: list[Port], outputs: list[Port], model: Path) -> tuple
     )
     if not fits:
         raise ConfigError(
-            "a folder of pictures needs a classifier: one input [N, 3, H, W], one output [N, classes]",
+            "pictures need a classifier: one input [N, 3, H, W], one output [N, classes]",
             hint="save what the model is fed as .npz files, or write a recipe: `edgekit init`",
             where=str(model),
         )
@@ -214,11 +215,11 @@ def _ports(graph: Graph, which: str) -> list[Port]:
 
 
 def _relative(path: Path, folder: Path) -> str:
-    resolved = path.resolve()
-    try:
-        return str(resolved.relative_to(folder.resolve()))
-    except ValueError:
-        return str(resolved)
+    # A project moves as a whole: what lies in it is named relative to the recipe.
+    resolved, start = path.resolve(), folder.resolve()
+    if resolved.is_relative_to(start.parent):
+        return os.path.relpath(resolved, start)
+    return str(resolved)
 
 
 def _text(value: str) -> str:

@@ -46,6 +46,8 @@ def command(
     out.emit(
         "edgekit.init/1",
         {"recipe": str(path), "next": following},
-        lambda console: console.print(f"  wrote {path}\n  next: {following}", soft_wrap=True),
+        lambda console: console.print(
+            f"  wrote {path}\n  next: {following}", soft_wrap=True, markup=False
+        ),
         quiet=str(path),
     )
