@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.runtime.session import open_session
 from edgekit.toolchain.graph import Graph, serialize
-from edgekit.wire.errors import BuildError, EdgekitError
+from edgekit.wire.errors import BuildError
 
 if TYPE_CHECKING:
     import onnx
@@ -31,6 +31,7 @@ Order = tuple[str | tuple[str, ...], ...]
 
 _SETTLE = ("constants", "fold_constants", "inline_if", "remove_noops", "remove_dead")
 CANONICAL_ORDER: Order = (
+    "sort_nodes",
     "inline_functions",
     "fix_inputs",
     "static_shapes",
@@ -54,7 +55,7 @@ OPTIMIZE_ORDER: Order = (
 # A chain of Ifs inside Ifs needs one round a level.
 _MAX_ROUNDS = 64
 # ONNX Runtime may crash on an If with a constant condition: it sees the graph after these only.
-_BEFORE_LOAD = frozenset({"inline_functions", "fix_inputs", "static_shapes"})
+_BEFORE_LOAD = frozenset({"sort_nodes", "inline_functions", "fix_inputs", "static_shapes"})
 
 
 @dataclass(frozen=True)
@@ -131,41 +132,51 @@ def optimize(graph: Graph) -> tuple[Graph, list[PassNote]]:
 
 def _run(graph: Graph, order: Order, options: CanonicalOptions) -> tuple[Graph, list[PassNote]]:
     proto = graph.copy()
-    interface = _Interface.of(proto)
-    notes: list[PassNote] = []
+    work = _Work(graph, proto, options, _Interface.of(proto), _is_valid(graph.to_bytes()))
     for entry in order:
         group = (entry,) if isinstance(entry, str) else entry
         for _ in range(1 if isinstance(entry, str) else _MAX_ROUNDS):
-            found = [_apply(name, proto, options, interface, notes) for name in group]
+            found = [_apply(name, work) for name in group]
             if not any(found):
                 break
-    return Graph.of(proto), _merge(notes)
+    return Graph.of(work.proto), _merge(work.notes)
 
 
-def _apply(
-    name: str,
-    proto: onnx.ModelProto,
-    options: CanonicalOptions,
-    interface: _Interface,
-    notes: list[PassNote],
-) -> bool:
+@dataclass
+class _Work:
+    """A graph under way: where it came from, what it is now, what was done."""
+
+    source: Graph
+    proto: onnx.ModelProto
+    options: CanonicalOptions
+    interface: _Interface
+    valid: bool
+    notes: list[PassNote] = field(default_factory=list)
+
+
+def _apply(name: str, work: _Work) -> bool:
     """Run one pass in place and check what it left; says whether it changed anything."""
-    before = len(proto.graph.node)
+    before = len(work.proto.graph.node)
     module = importlib.import_module(f"{__name__}.{name}")
     try:
-        text: str | None = module.apply(proto, options)
-        if text is None:
-            return False
-        _check(proto, interface, options, load=name not in _BEFORE_LOAD)
+        text: str | None = module.apply(work.proto, work.options)
     except BuildError as error:
         raise BuildError(
-            f"pass {name} failed: {error.message}", hint=error.hint or _history(notes)
+            f"pass {name} failed: {error.message}", hint=error.hint or _history(work.notes)
         ) from error
-    except EdgekitError:
-        raise
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
-        raise BuildError(f"pass {name} failed: {error}", hint=_history(notes)) from error
-    notes.append(PassNote(name, text, before, len(proto.graph.node)))
+        raise BuildError(f"pass {name} failed: {error}", hint=_history(work.notes)) from error
+    if text is None:
+        return False
+    try:
+        _check(work, load=name not in _BEFORE_LOAD)
+    except BuildError as error:
+        # A model that never loaded is nobody's fault here: this says what is wrong with it.
+        open_session(work.source.to_bytes(), level="ORT_DISABLE_ALL")
+        raise BuildError(
+            f"pass {name} broke the graph: {error.message}", hint=_history(work.notes)
+        ) from error
+    work.notes.append(PassNote(name, text, before, len(work.proto.graph.node)))
     return True
 
 
@@ -185,23 +196,33 @@ class _Interface:
         )
 
 
-def _check(
-    proto: onnx.ModelProto, interface: _Interface, options: CanonicalOptions, *, load: bool
-) -> None:
+def _check(work: _Work, *, load: bool) -> None:
     import onnx
 
-    data = serialize(proto)
-    try:
-        onnx.checker.check_model(data)
-    except onnx.checker.ValidationError as error:
-        first_line = next(iter(str(error).strip().splitlines()), "no reason given")
-        raise BuildError(f"it left an invalid graph: {first_line[:300]}") from error
-    wanted = tuple(name for name in interface.inputs if name not in options.fixed)
-    found = _Interface.of(proto)
-    if found.inputs != wanted or found.outputs != interface.outputs:
+    data = serialize(work.proto)
+    # ONNX Runtime takes graphs that the checker does not; what came valid must stay so.
+    if work.valid:
+        try:
+            onnx.checker.check_model(data)
+        except onnx.checker.ValidationError as error:
+            first_line = next(iter(str(error).strip().splitlines()), "no reason given")
+            raise BuildError(f"it is no longer valid ONNX: {first_line[:300]}") from error
+    wanted = tuple(name for name in work.interface.inputs if name not in work.options.fixed)
+    found = _Interface.of(work.proto)
+    if found.inputs != wanted or found.outputs != work.interface.outputs:
         raise BuildError("it changed the names of the model's inputs or outputs")
     if load:
         open_session(data, level="ORT_DISABLE_ALL")
+
+
+def _is_valid(data: bytes) -> bool:
+    import onnx
+
+    try:
+        onnx.checker.check_model(data)
+    except (onnx.checker.ValidationError, RuntimeError, ValueError):
+        return False
+    return True
 
 
 def _history(notes: Sequence[PassNote]) -> str:

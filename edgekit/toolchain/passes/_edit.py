@@ -198,7 +198,7 @@ def nbytes(tensor: onnx.TensorProto) -> int:
     if tensor.data_type == _STRING:
         return sum(len(s) for s in tensor.string_data)
     item = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return math.prod(tensor.dims) * int(item)
+    return int(math.prod(tensor.dims) * item)
 
 
 def add_constant(graph: onnx.GraphProto, name: str, values: np.ndarray[Any, Any]) -> None:

@@ -50,6 +50,7 @@ def _splice(
     for tensor in body.initializer:
         tensor.name = names[tensor.name]
     for inner in body.node:
+        inner.name = ""  # ONNX Runtime refuses two nodes of one name; tidy gives it a new one
         for index, name in enumerate(inner.output):
             inner.output[index] = names.get(name, name)
     _edit.rename_reads(body, names)

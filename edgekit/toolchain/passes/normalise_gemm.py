@@ -53,7 +53,7 @@ def _normalise(
     before: list[onnx.NodeProto] = []
     if _edit.attribute(node, "transA", 0):
         before.append(_transpose(node, 0, taken))
-        _edit.drop_attribute(node, "transA")
+    _edit.drop_attribute(node, "transA", *_neutral(node))
     _normalise_weight(graph, node, constants, before, taken)
     if len(node.input) > _BIAS and not node.input[_BIAS]:
         del node.input[_BIAS:]
@@ -61,6 +61,11 @@ def _normalise(
         _edit.drop_attribute(node, "beta")
         return [*before, node]
     return [*before, *_normalise_bias(graph, node, constants, taken)]
+
+
+def _neutral(node: onnx.NodeProto) -> list[str]:
+    """List the factors that a node states and that are 1 without being stated."""
+    return [name for name in ("alpha", "beta") if _edit.attribute(node, name, 1.0) == 1.0]
 
 
 def _normalise_weight(
@@ -76,7 +81,7 @@ def _normalise_weight(
     if weight is None:
         if transposed:
             before.append(_transpose(node, 1, taken))
-            _edit.drop_attribute(node, "transB")
+        _edit.drop_attribute(node, "transB")
         return  # an alpha stays: there is nothing to multiply it into
     if transposed or alpha != 1.0:
         values = _edit.to_array(weight)

@@ -51,7 +51,7 @@ def _convert(proto: onnx.ModelProto, wanted: int) -> tuple[onnx.ModelProto | Non
             return None, "the converter renames outputs"
         alike = _probe.same_answers(proto, converted)
     except BuildError as error:
-        return None, error.message
+        return None, error.message[:200]
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
         return None, next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
     if alike is None:

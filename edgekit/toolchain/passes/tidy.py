@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgekit.toolchain.passes import CanonicalOptions
 
 PRODUCER = "edgekit"
+_STATED = ("doc_string", "domain", "model_version", "producer_version")
 # Weights may stand apart from the inputs since IR 4.
 _MIN_IR = 4
 _STRING = 8
@@ -67,12 +68,15 @@ def _outline(proto: onnx.ModelProto) -> tuple[object, ...]:
     light.graph.name = proto.graph.name
     light.graph.doc_string = proto.graph.doc_string
     light.graph.metadata_props.extend(proto.graph.metadata_props)
-    rest = {k: v for k, v in proto.ListFields() if k.name not in ("graph", "functions")}
-    return light.SerializeToString(deterministic=True), repr(tensors), repr(rest)
+    for field in (*_STATED, "producer_name"):
+        setattr(light, field, getattr(proto, field))
+    light.metadata_props.extend(proto.metadata_props)
+    light.training_info.extend(proto.training_info)
+    return light.SerializeToString(deterministic=True), tuple(tensors)
 
 
 def _strip_model(proto: onnx.ModelProto) -> None:
-    for field in ("doc_string", "domain", "model_version", "producer_version"):
+    for field in _STATED:
         proto.ClearField(field)
     del proto.metadata_props[:]
     del proto.training_info[:]
