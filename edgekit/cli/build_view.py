@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _STAGES = ("export", "optimize", "calibrate", "bundle")
 _MIB = 1 << 20
+_WIDTH = 100
 
 
 class BuildView:
@@ -59,7 +60,7 @@ class BuildView:
             self._progress.remove_task(self._tasks.pop(key))
         if self._out.quiet or self._out.json:
             return
-        subject = f"{event.subject:<20}" if self._prefixed else ""
+        subject = f"{event.subject:<19}" if self._prefixed else ""
         detail = event.detail
         if event.stage == "fetch":
             # A file belongs to no model: its own name is the news.
@@ -68,8 +69,11 @@ class BuildView:
             "cached" if event.cached else "" if event.seconds is None else f"{event.seconds:.1f} s"
         )
         mark = " " if event.stage == "candidate" else "✓"
+        width = _WIDTH - len(f"  {subject}{mark} {event.stage:<10}   {time:>7}")
+        if len(detail) > width:
+            detail = detail[: width - 1] + "…"
         self._progress.console.print(
-            f"  {subject}{mark} {event.stage:<10} {detail:<62} {time:>7}",
+            f"  {subject}{mark} {event.stage:<10} {detail:<{width}} {time:>7}",
             highlight=False,
             markup=False,
             no_wrap=True,
@@ -133,7 +137,7 @@ def _render_table(console: Console, result: BuildResult) -> None:
         ("size, MiB", True),
         ("of fp32", True),
         ("accuracy", True),
-        ("metric (measured here)", False),
+        ("metric, measured here", False),
         ("p50, ms", True),
         ("", False),
     ):
@@ -153,13 +157,15 @@ def _render_table(console: Console, result: BuildResult) -> None:
             f"{found['size_mib']['value']:.2f}",
             f"{found['size_mib']['value'] / fp32['size_mib']['value']:.2f}",
             f"{accuracy['value']:.3f}",
-            f"{accuracy['metric']}, n={accuracy.get('n', '?')}",
+            f"{accuracy['metric']} n={accuracy.get('n', '?')}",
             _number(latency),
-            "up to date" if outcome.status == "up-to-date" else "",
+            "=" if outcome.status == "up-to-date" else "",
         )
     console.print()
     console.print(table)
     console.print("  p50 is predicted for the target, never checked on the board", style="dim")
+    if any(o.status == "up-to-date" for o in result.outcomes):
+        console.print("  = up to date: nothing in its plan has changed", style="dim")
 
 
 def _render_error(console: Console, outcome: Outcome) -> None:

@@ -7,14 +7,14 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgekit.runtime.host import host_kind
 from edgekit.toolchain.assemble import produce_bundle
 from edgekit.toolchain.cache import Cache
-from edgekit.toolchain.decide import Decision, Judged, decide, describe_limit, describe_shortfall
+from edgekit.toolchain.decide import Decision, decide, describe_limit, describe_shortfall
 from edgekit.toolchain.events import Event, OnEvent
 from edgekit.toolchain.lock import LockEntry, locked_decision
 from edgekit.toolchain.plan import Plan, make_plan
@@ -123,13 +123,13 @@ def build_one(job: Job, on_event: OnEvent) -> Outcome:
     decision = decide(bench)
     if decision.shipped is None:
         raise _gate_error(decision)
-    entry = _lock_entry(decision.shipped, free_sha256)
+    entry = _lock_entry(decision, free_sha256)
     if entry is not None:
         # From here on the decision is an input, as it is for whoever rebuilds.
         plan = make_plan(
             job.recipe, job.resolved, locked_decision({job.name: entry}, job.name, free_sha256)
         )
-        bench = replace(bench, plan=plan)
+        bench = bench.with_plan(plan)
     folder, _ = cache.stage(
         "bundle",
         _bundle_key(plan, job.key),
@@ -171,12 +171,12 @@ def _bundle_key(plan: Plan, key: PrivateKey) -> str:
     return digest_of([plan.sha256, key.key_id, host_kind()])
 
 
-def _lock_entry(shipped: Judged, plan_sha256: str) -> LockEntry | None:
-    if shipped.timing is None:
+def _lock_entry(decision: Decision, plan_sha256: str) -> LockEntry | None:
+    timed = [judged for judged in decision.judged if judged.timing is not None]
+    if not timed:
         return None
-    return LockEntry(
-        plan_sha256, shipped.candidate.name, round(shipped.latency_ratio, 3), host_kind()
-    )
+    ratio = round(timed[-1].latency_ratio, 3)
+    return LockEntry(plan_sha256, decision.winner.candidate.name, ratio, host_kind())
 
 
 def _gate_error(decision: Decision) -> GateError:

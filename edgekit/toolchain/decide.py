@@ -107,13 +107,8 @@ def decide(bench: Workbench) -> Decision:
             decision.reason = _why(judged)
             return decision
     if fp32.judged.meets_contract:
-        tried = [j for j in decision.judged[1:] if j.reason]
         decision.shipped = replace(fp32.judged, reason="")
-        decision.reason = "fp32 is kept: " + (
-            tried[-1].reason
-            if tried
-            else "; ".join(decision.refused.values()) or "nothing to quantize"
-        )
+        decision.reason = f"fp32 is kept: {_why_fp32(decision, locked)}"
     return decision
 
 
@@ -173,6 +168,16 @@ def _judge(bench: Workbench, candidate: Candidate, fp32: _Reference) -> Judged:
         )
     )
     return Judged(candidate, measurements, verdicts, ratio, kind, timing, reason)
+
+
+def _why_fp32(decision: Decision, locked: object) -> str:
+    if locked is not None:
+        return "edgekit.lock holds an earlier timing that decided so"
+    # The candidate that came closest is the one to name.
+    tried = [j for j in decision.judged[1:] if j.reason]
+    if tried:
+        return max(tried, key=lambda j: sum(v.met for v in j.verdicts)).reason
+    return "; ".join(decision.refused.values()) or "nothing to quantize"
 
 
 def _why(judged: Judged) -> str:

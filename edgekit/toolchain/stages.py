@@ -100,6 +100,13 @@ class Workbench:
     on_event: OnEvent
     offline: bool = False
 
+    def with_plan(self, plan: Plan) -> Workbench:
+        """Return this bench under a plan that differs in what was decided, nothing else."""
+        other = dataclasses.replace(self, plan=plan)
+        # What was computed so far does not rest on the decision, and is not computed again.
+        other.__dict__.update({k: v for k, v in self.__dict__.items() if k not in other.__dict__})
+        return other
+
     @functools.cached_property
     def fetcher(self) -> Fetcher:
         """How this build fetches files."""
