@@ -74,7 +74,7 @@ def run_client(
         return done
     if any(words in done.output for words in _FULL):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-    name = Path(args[0]).name
+    name = args[2] if args[1] == "-m" else Path(args[0]).name
     if any(words in done.output for words in _NO_NETWORK):
         raise BuildError(
             f"{ref.uri} cannot be fetched: no network ({name}: {done.tail(1)})",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BACKOFF_S = (0.5, 2.0, 6.0)
 MAX_REDIRECTS = 8
 TIMEOUT_S = 60.0
-_CHUNK_BYTES = 1 << 18
+_TOLD_BYTES = 1 << 18
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 _OK, _PARTIAL, _RANGE_NOT_SATISFIABLE = 200, 206, 416
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -116,12 +116,16 @@ class Transfer:
         if total is not None and total > self.limit_bytes:
             raise self._too_large()
         with self.part.open("ab" if have else "wb") as file:
-            for chunk in response.iter_raw(_CHUNK_BYTES):
+            told = have
+            # Without a chunk size: httpx would lose what it had gathered when the line breaks.
+            for chunk in response.iter_raw():
                 have += len(chunk)
                 if have > self.limit_bytes:
                     raise self._too_large()
                 file.write(chunk)
-                self.on_event(Event(self.subject, "fetch", have, total, "bytes"))
+                if have - told >= _TOLD_BYTES or have == total:
+                    told = have
+                    self.on_event(Event(self.subject, "fetch", have, total, "bytes"))
 
     def _too_large(self) -> TrustError:
         self.part.unlink(missing_ok=True)
