@@ -1,4 +1,4 @@
-"""Recipes for sound, bytes and text: they parse, their data are disjoint, their models are right."""
+"""Recipes for sound, bytes and text: they parse, their data are disjoint, their models work."""
 
 from __future__ import annotations
 
