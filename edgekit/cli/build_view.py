@@ -121,10 +121,8 @@ def _render_bundle(console: Console, outcome: Outcome, summary: Mapping[str, Any
     console.print()
     console.print(table)
     console.print(f"\n  {summary['reason']}", soft_wrap=True)
-    console.print(
-        f"  {outcome.path}   {summary['size_bytes'] / _MIB:.1f} MiB   signed by {summary['key_id']}",
-        soft_wrap=True,
-    )
+    size = f"{summary['size_bytes'] / _MIB:.1f} MiB"
+    console.print(f"  {outcome.path}   {size}   signed by {summary['key_id']}", soft_wrap=True)
 
 
 def _render_table(console: Console, result: BuildResult) -> None:
@@ -186,10 +184,6 @@ def _render_next(console: Console, result: BuildResult) -> None:
     built = [o for o in result.outcomes if o.path is not None]
     if not built:
         return
-    if all(o.status == "up-to-date" for o in built):
-        console.print(
-            f"\n  up to date: {len(built)} of {len(result.outcomes)}, nothing has changed"
-        )
     first = built[0]
     folder = Path(str(first.report)).parent
     report = first.report if len(built) == 1 else f"{folder}/*.html"

@@ -146,7 +146,9 @@ def build(
         project: Folder with ``models/``, ``targets/`` and ``edgekit.toml``, all optional.
         dist: Where bundles go; ``dist`` in the project by default.
         on_event: Hears of progress.
-        **settings: Any setting of ``edgekit.toml`` by name: ``jobs=1``, ``offline=True``.
+        **settings: Any setting of ``edgekit.toml`` by name: ``offline=True``. ``jobs`` is 1 unless
+            given: more are worker processes, which a script may start only below
+            ``if __name__ == "__main__":``.
 
     Returns:
         One outcome a model. One failure does not stop the others: see ``exit_code``.
@@ -154,7 +156,7 @@ def build(
     Raises:
         ConfigError: Something is named that does not exist, or is malformed.
     """
-    flags = {**settings, **({} if dist is None else {"dist_dir": Path(dist)})}
+    flags = {"jobs": 1, **settings, **({} if dist is None else {"dist_dir": Path(dist)})}
     prepared = prepare(models, target=target, project=Path(project), flags=flags)
     return build_prepared(prepared, on_event, leave_out=not models)
 

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 from edgekit.toolchain.located import Table, Value, load_toml
@@ -146,7 +145,7 @@ def load_settings(project: Path, flags: Mapping[str, object], env: Mapping[str, 
     for setting in SETTINGS:
         found = _find(setting, flags, env, written, project)
         values[setting.name], origins[setting.name] = found.value, found.origin
-    return Settings(**values, origins=MappingProxyType(origins))
+    return Settings(**values, origins=origins)
 
 
 def _find(
