@@ -196,6 +196,58 @@ def test_an_unfinished_venv_is_made_anew_and_a_foreign_folder_is_not_touched(
     assert set_up.works()
 
 
+def test_missing_system_packages_are_named_with_the_tests_they_leave_out(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(TOOLS / "system_packages.py")],
+        env={**os.environ, "PATH": str(tmp_path)},  # nothing is installed, not even apt-get
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert "left out: the tests marked qemu, for qemu-aarch64-static, mmdebstrap" in done.stderr
+    assert "apt-get install" in done.stderr
+
+
+def test_ci_calls_lint_and_both_kinds_of_tests() -> None:
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line.startswith("make ")] == [
+        "make lint",
+        "make test",
+        "make test-slow",
+    ]
+    assert "set -euo pipefail" in lines
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("true", "error"), ("", "skipped")])
+def test_what_is_left_out_fails_under_ci_alone(tmp_path: Path, ci: str, outcome: str) -> None:
+    test = tmp_path / "test_needs_qemu.py"
+    test.write_text("import pytest\n\n@pytest.mark.qemu\ndef test_x():\n    pass\n")
+    for name in ("conftest.py",):
+        (tmp_path / name).write_bytes((ROOT / "tests" / name).read_bytes())
+    empty = tmp_path / "bin"
+    empty.mkdir()
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rs"),
+            *("-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path), str(test)),
+        ],
+        env={
+            **os.environ,
+            "PATH": str(empty),
+            "CI": ci,
+            "EDGEKIT_TEST_CACHE": str(tmp_path / "cache"),
+        },
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"1 {outcome}" in done.stdout, done.stdout + done.stderr
+    assert "qemu-aarch64-static and mmdebstrap missing" in done.stdout
+
+
 def test_make_help_lists_the_two_commands() -> None:
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     listed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("  make ")]
