@@ -292,12 +292,24 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "n": len(rows),
         "latency_ratio": spread(latency),
         "memory_ratio": spread(memory),
+        "int8_over_fp32_ratio": spread(pairs(rows)),
+        "int8_over_fp32_ratio": spread(pairs(rows)),
         "p95_over_p50": round(statistics.median(row["p95_over_p50"] for row in rows), 3),
         "assumptions": dataclasses.asdict(ASSUMED),
         "models": rows,
     }
-    print(json.dumps({k: document[k] for k in ("n", "latency_ratio", "memory_ratio")}))
+    for key in ("latency_ratio", "memory_ratio", "int8_over_fp32_ratio"):
+        print(f"{key}: {document[key]}")
     return document
+
+
+def pairs(rows: list[dict[str, Any]]) -> list[float]:
+    """How far the predicted gain of int8 over fp32 is from the measured one, a model each."""
+    by_model: dict[str, dict[str, float]] = {}
+    for row in rows:
+        ratio = row["measured_ms"] / row["predicted_ms"]
+        by_model.setdefault(row["model"], {})[row["precision"]] = ratio
+    return [found["int8"] / found["fp32"] for found in by_model.values() if "int8" in found]
 
 
 def spread(ratios: list[float]) -> dict[str, float]:

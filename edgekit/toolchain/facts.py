@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from edgekit.toolchain.graph import Graph
 from edgekit.toolchain.macs import WEIGHTED, count_macs, is_depthwise
 from edgekit.toolchain.placement import Flat, Place, flatten, place
-from edgekit.toolchain.shapes import Tensors, graphs_of, infer_tensors
+from edgekit.toolchain.shapes import Tensors, check_structure, graphs_of, infer_tensors
+
+if TYPE_CHECKING:
+    import onnx
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class NodeFacts:
         in_bytes: Activations it reads; 8-bit ones count one byte an element.
         out_bytes: Activations it writes.
         out_elements: Elements it writes.
+        repeats: How often it runs: a DequantizeLinear once for each reader that stays in float.
     """
 
     name: str
@@ -40,6 +45,7 @@ class NodeFacts:
     in_bytes: int
     out_bytes: int
     out_elements: int
+    repeats: int = 1
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,11 @@ def graph_facts(graph: Graph, dims: Mapping[str, int] | None = None) -> GraphFac
         graph: Any ONNX model, float or quantized (QDQ, QOperator or dynamic).
         dims: Sizes of dynamic dimensions: by name (``batch``), or by place (``input[1]``) for those
             without a name. What is missing is assumed, and named in ``assumed``.
+
+    Raises:
+        BuildError: A node lacks an input or attribute that its operator must have.
     """
+    check_structure(graph.proto)
     tensors = infer_tensors(graph.proto, dims)
     flat = flatten(graph.proto.graph, tensors)
     places = place(flat)
@@ -107,6 +117,7 @@ def graph_facts(graph: Graph, dims: Mapping[str, int] | None = None) -> GraphFac
                 in_bytes=_sum_bytes(reads, tensors),
                 out_bytes=_sum_bytes(writes, tensors),
                 out_elements=sum(tensors.elements(w) or 0 for w in writes),
+                repeats=_repeats(node, flat, places),
             )
         )
     parameters, param_bytes = _weights(graph)
@@ -125,14 +136,17 @@ def graph_facts(graph: Graph, dims: Mapping[str, int] | None = None) -> GraphFac
     )
 
 
-def _reads(names: object, flat: Flat, places: list[Place]) -> list[str]:
+def _reads(names: Iterable[str], flat: Flat, places: list[Place]) -> list[str]:
     """Activations that a node reads, past the nodes that vanish."""
     found = []
-    for name in dict.fromkeys(names):  # type: ignore[call-overload]
+    for name in dict.fromkeys(names):
         source = name
-        while (index := flat.producers.get(source)) is not None and places[index] is Place.FREE:
+        for _ in flat.nodes:  # as many steps as nodes: a malformed graph may run in a circle
+            index = flat.producers.get(source)
+            if index is None or places[index] is not Place.FREE or source in flat.constants:
+                break
             node = flat.nodes[index][1]
-            if not node.input or source in flat.constants:
+            if not node.input:
                 break
             source = node.input[0]
         if source and source not in flat.constants:
@@ -140,12 +154,14 @@ def _reads(names: object, flat: Flat, places: list[Place]) -> list[str]:
     return found
 
 
-def _writes(names: object, flat: Flat, places: list[Place]) -> list[str]:
+def _writes(names: Iterable[str], flat: Flat, places: list[Place]) -> list[str]:
     """Activations that a node writes, past the nodes that vanish into it."""
     found = []
-    for name in names:  # type: ignore[attr-defined]
+    for name in names:
         target = name
-        while target not in flat.escaping:
+        for _ in flat.nodes:
+            if target in flat.escaping:
+                break
             readers = flat.consumers.get(target, [])
             free = [i for i in readers if places[i] is Place.FREE]
             if not free or len(free) != len(readers) or not flat.nodes[free[0]][1].output:
@@ -156,6 +172,13 @@ def _writes(names: object, flat: Flat, places: list[Place]) -> list[str]:
         if target:
             found.append(target)
     return found
+
+
+def _repeats(node: onnx.NodeProto, flat: Flat, places: list[Place]) -> int:
+    if node.op_type != "DequantizeLinear":
+        return 1
+    readers = flat.consumers.get(node.output[0], [])
+    return max(1, sum(1 for i in readers if places[i] is not Place.INT8))
 
 
 def _stored_bytes(name: str, where: Place, flat: Flat, tensors: Tensors) -> int:

@@ -119,7 +119,7 @@ def _attention(_node: onnx.NodeProto, _out: Shape, shapes: list[Shape]) -> int |
 
 def is_depthwise(node: onnx.NodeProto, tensors: Tensors) -> bool:
     """Tell whether a convolution has one input channel a filter, and more than one filter."""
-    if node.op_type not in _CONV:
+    if node.op_type not in _CONV or len(node.input) <= _CONV[node.op_type][1]:
         return False
     filters = tensors.shapes.get(node.input[_CONV[node.op_type][1]])
     groups = next((a.i for a in node.attribute if a.name == "group"), 1)

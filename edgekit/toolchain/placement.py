@@ -14,7 +14,7 @@ The rules are onnxruntime's CPU graph optimizations at level ALL, as far as they
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -39,6 +39,7 @@ class Place(StrEnum):
 _QDQ_BOTH_SIDES = {
     "Add",
     "AveragePool",
+    "Clip",
     "Concat",
     "Conv",
     "Flatten",
@@ -48,6 +49,7 @@ _QDQ_BOTH_SIDES = {
     "MaxPool",
     "Mul",
     "Pad",
+    "Relu",
     "Reshape",
     "Resize",
     "Sigmoid",
@@ -75,6 +77,7 @@ class Flat:
         consumers: Tensor to the indices of the nodes that read it.
         escaping: Tensors that leave a graph or subgraph.
         constants: Tensors that are known before the first run.
+        ranks: Number of dimensions of the tensors whose shape is known.
     """
 
     nodes: Sequence[tuple[str, onnx.NodeProto]]
@@ -82,6 +85,7 @@ class Flat:
     consumers: dict[str, list[int]]
     escaping: frozenset[str]
     constants: frozenset[str]
+    ranks: Mapping[str, int]
 
 
 def flatten(graph: onnx.GraphProto, tensors: Tensors) -> Flat:
@@ -103,7 +107,8 @@ def flatten(graph: onnx.GraphProto, tensors: Tensors) -> Flat:
         producers.update((o, index) for o in node.output if o)
         for name in inputs:
             consumers[name].append(index)
-    return Flat(nodes, producers, consumers, frozenset(escaping), frozenset(constants))
+    ranks = {name: len(shape) for name, shape in tensors.shapes.items()}
+    return Flat(nodes, producers, consumers, frozenset(escaping), frozenset(constants), ranks)
 
 
 def _walk(
@@ -200,10 +205,12 @@ class _Placer:
             return bool(readers) and all(self.places[i] is Place.INT8 for i in readers)
         source = self.flat.producers.get(node.input[0]) if node.input else None
         if op == "QuantizeLinear":
-            while source is not None and self.flat.nodes[source][1].op_type in ("Relu", "Clip"):
-                source = self.flat.producers.get(self.flat.nodes[source][1].input[0])
+            if source is not None and self.flat.nodes[source][1].op_type in ("Relu", "Clip"):
+                inner = next(iter(self.flat.nodes[source][1].input), "")
+                if self.places[source] is not Place.INT8:
+                    source = self.flat.producers.get(inner)
             return source is not None and self.places[source] is Place.INT8
-        return self._joins_producer(node)
+        return self._gates_itself(node) or self._joins_producer(node)
 
     def _joins_producer(self, node: onnx.NodeProto) -> bool:
         """Tell whether a node is computed in its producer's output loop."""
@@ -222,7 +229,28 @@ class _Placer:
             return scaling or (node.op_type in ("Relu", "Clip") and self._ends_quantized(data[0]))
         joins: bool = node.op_type == "BatchNormalization" and maker in ("Conv", "ConvTranspose")
         joins |= node.op_type in _ACTIVATIONS and maker in ("Conv", "Gemm", "FusedConv")
-        # A constant bias or scale.
-        joins |= node.op_type == "Add" and maker in ("Conv", "MatMul")
-        joins |= node.op_type == "Mul" and maker == "Conv"
+        # A constant bias or scale of the output's own rank; a flat one stays a node.
+        rank = self.flat.ranks.get(node.output[0], 0)
+        flat_matrix = maker == "MatMul" and rank == 2  # noqa: PLR2004
+        fixed = max((self.flat.ranks.get(i, 0) for i in node.input if i not in data), default=0)
+        folds_in = maker == "Conv" and fixed == rank
+        joins |= node.op_type == "Add" and (flat_matrix or folds_in)
+        joins |= node.op_type == "Mul" and folds_in
         return joins
+
+    def _gates_itself(self, node: onnx.NodeProto) -> bool:
+        """Tell whether a Mul is the second half of x × sigmoid(x), which is one operator."""
+        if node.op_type != "Mul" or len(node.input) != 2:  # noqa: PLR2004
+            return False
+        for gate, value in (tuple(node.input), tuple(reversed(node.input))):
+            maker = self._producer(gate)
+            if (
+                maker is not None
+                and maker.op_type == "Sigmoid"
+                and maker.input[0] == value
+                and len(self.flat.consumers[gate]) == 1
+                # Every reader of a dequantized tensor gets a copy of its own: no pattern then.
+                and not self._dequantized(value)
+            ):
+                return True
+        return False

@@ -4,6 +4,8 @@ A node takes the longer of two times, and every node takes a little besides:
 
     t = max(operations / (peak × efficiency), bytes / bandwidth) + overhead
 
+(a convolution moves its activations once more, to the layout that its kernel wants).
+
 ``peak`` and the interface's bandwidth are computed from published facts (``targets/*.toml``). What
 stands between a peak and a real runtime are the assumptions below. They were chosen once, so that
 onnxruntime's times of real models on an x86-64 host lie around the prediction; how far they lie
@@ -41,6 +43,8 @@ class Assumptions:
             the time that the same product would take at the fp32 peak.
         depthwise_efficiency: Share of the fp32 peak that depthwise convolutions reach in either
             type: they reuse little, and integer ones widen before they multiply.
+        layout_passes: How often a convolution's activations are moved once more, to the order that
+            its kernel wants (blocks of channels, or columns of patches).
         lane_efficiency: Share of the fp32 peak that element-wise work reaches.
         memory_efficiency: Share of the interface's peak that a streaming read reaches.
         cache_bytes_per_cycle: What one core moves to and from its last cache in a clock.
@@ -51,12 +55,13 @@ class Assumptions:
         activation_factor: Arena that onnxruntime keeps for each byte of activations alive at once.
     """
 
-    dense_efficiency: float = 0.7
+    dense_efficiency: float = 0.75
     int8_feed: float = 0.25
-    depthwise_efficiency: float = 0.2
+    depthwise_efficiency: float = 0.25
+    layout_passes: float = 1.0
     lane_efficiency: float = 0.15
-    memory_efficiency: float = 0.7
-    cache_bytes_per_cycle: float = 16.0
+    memory_efficiency: float = 0.8
+    cache_bytes_per_cycle: float = 24.0
     overhead_cycles: float = 3000.0
     thread_efficiency: float = 0.8
     runtime_mib: float = 65.0
@@ -118,9 +123,9 @@ class NodeCost:
 
     Attributes:
         facts: The node.
-        compute_ms: Time of its arithmetic.
-        memory_ms: Time of its memory traffic.
-        total_ms: The longer one, and the overhead.
+        compute_ms: Time of its arithmetic, once.
+        memory_ms: Time of its memory traffic, once.
+        total_ms: The longer one, changes of layout and the overhead, as often as it runs.
     """
 
     facts: NodeFacts
@@ -222,12 +227,13 @@ def cost_nodes(
         weights_s = _weight_traffic(node) / (cache_bytes_s if resident else memory_bytes_s)
         moved = node.in_bytes + node.out_bytes
         near = resident or moved <= cache_bytes / 2
-        memory_ms = 1e3 * (weights_s + moved / (cache_bytes_s if near else memory_bytes_s))
+        move_ms = 1e3 * moved / (cache_bytes_s if near else memory_bytes_s)
+        layout_ms = move_ms * assumptions.layout_passes if _is_convolution(node) else 0.0
+        memory_ms = 1e3 * weights_s + move_ms
         compute_ms = 1e3 * rates.compute_s(node)
         overhead_ms = 1e3 * assumptions.overhead_cycles / hertz
-        costs.append(
-            NodeCost(node, compute_ms, memory_ms, max(compute_ms, memory_ms) + overhead_ms)
-        )
+        total_ms = node.repeats * (max(compute_ms, memory_ms) + layout_ms + overhead_ms)
+        costs.append(NodeCost(node, compute_ms, memory_ms, total_ms))
     return tuple(costs)
 
 
@@ -238,6 +244,10 @@ def predict_memory_mib(facts: GraphFacts, assumptions: Assumptions = ASSUMED) ->
         + facts.peak_activation_bytes * assumptions.activation_factor
     )
     return assumptions.runtime_mib + model / 2**20
+
+
+def _is_convolution(node: NodeFacts) -> bool:
+    return bool(node.macs) and "Conv" in node.op
 
 
 def _weight_traffic(node: NodeFacts) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgekit.toolchain.fold import fold_shapes, subgraphs_of
+from edgekit.wire.errors import BuildError
 
 if TYPE_CHECKING:
     import onnx
@@ -87,6 +88,40 @@ def item_bytes(kind: int | None) -> float:
     return float(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
 
 
+def check_structure(proto: onnx.ModelProto) -> None:
+    """Refuse a graph whose nodes lack what their operators are defined to have.
+
+    Operators that onnx does not know (onnxruntime's, a vendor's) are taken as they are.
+
+    Raises:
+        BuildError: Names the node.
+    """
+    import onnx
+
+    versions = {o.domain or "": o.version for o in proto.opset_import}
+    for graph in graphs_of(proto.graph):
+        for node in graph.node:
+            domain = "" if node.domain == "ai.onnx" else node.domain
+            version = versions.get(domain, 1)
+            if not onnx.defs.has(node.op_type, version, domain):
+                continue
+            schema = onnx.defs.get_schema(node.op_type, version, domain)
+            given = {a.name for a in node.attribute}
+            missing = [n for n, a in schema.attributes.items() if a.required and n not in given]
+            inputs = list(node.input)[: schema.min_input]
+            if (
+                missing
+                or len(inputs) < schema.min_input
+                or not all(inputs)
+                or len(node.output) < schema.min_output
+            ):
+                raise BuildError(
+                    f"not a valid ONNX graph: {node.op_type} "
+                    f"{node.name or '(unnamed)'} lacks {missing[0] if missing else 'an input'}",
+                    hint="export the model again",
+                )
+
+
 def infer_tensors(proto: onnx.ModelProto, dims: Mapping[str, int] | None = None) -> Tensors:
     """Infer shapes after giving every dynamic dimension of the inputs a size.
 
@@ -122,11 +157,14 @@ def infer_tensors(proto: onnx.ModelProto, dims: Mapping[str, int] | None = None)
 def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
     import onnx
 
-    try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except onnx.shape_inference.InferenceError:
-        # Propagating values met something it does not know; shapes alone may still come out.
-        return onnx.shape_inference.infer_shapes(model)
+    # Propagating values may meet something it does not know; shapes alone may still come out. A
+    # graph that onnx refuses altogether keeps its shapes unknown, which the facts report.
+    for propagate in (True, False):
+        try:
+            return onnx.shape_inference.infer_shapes(model, data_prop=propagate)
+        except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+            continue
+    return model
 
 
 def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -232,10 +270,12 @@ def _by_rule(
                 if inner.name in shapes and outer not in shapes:
                     found.setdefault(outer, shapes[inner.name])
         return found
-    if node.op_type == "DynamicQuantizeLSTM" and all(i in shapes for i in node.input[:2]):
-        length, batch, _ = shapes[node.input[0]]
-        directions = shapes[node.input[1]][0]
-        hidden = next(a.i for a in node.attribute if a.name == "hidden_size")
+    if node.op_type == "DynamicQuantizeLSTM":
+        x, w = (shapes.get(name, ()) for name in (*node.input, "", "")[:2])
+        if len(x) != len(w) or len(x) != 3:  # noqa: PLR2004 - length, batch, width
+            return {}
+        length, batch, directions = x[0], x[1], w[0]
+        hidden = next((a.i for a in node.attribute if a.name == "hidden_size"), 0)
         kinds = ((length, directions, batch, hidden), *[(directions, batch, hidden)] * 2)
         return {name: shape for name, shape in zip(node.output, kinds, strict=False) if name}
     return {}
