@@ -157,7 +157,7 @@ def _judge(bench: Workbench, candidate: Candidate, fp32: _Reference) -> Judged:
         ratio, kind = timing.ratio, "measured"
     limit = MAX_MEASURED_RATIO if kind == "measured" else MAX_PREDICTED_RATIO
     if not reason and ratio > limit:
-        reason = f"{candidate.name} takes {ratio:.2f} x the time of fp32 ({kind})"
+        reason = f"it takes {ratio:.2f} x the time of fp32 ({kind})"
     bench.on_event(
         Event(
             bench.recipe.name,
@@ -176,7 +176,8 @@ def _why_fp32(decision: Decision, locked: object) -> str:
     # The candidate that came closest is the one to name.
     tried = [j for j in decision.judged[1:] if j.reason]
     if tried:
-        return max(tried, key=lambda j: sum(v.met for v in j.verdicts)).reason
+        closest = max(tried, key=lambda j: sum(v.met for v in j.verdicts))
+        return f"with {closest.candidate.name}, {closest.reason}"
     return "; ".join(decision.refused.values()) or "nothing to quantize"
 
 
@@ -226,7 +227,7 @@ def _makers(bench: Workbench) -> Iterator[tuple[str, Callable[[], Candidate | No
     for share in bench.plan.step("quantize").values()["float_shares"]:
 
         def make(share: float = share) -> Candidate:
-            calibration = bench.calibrate(base)
+            calibration = bench.calibration
             made = static_candidate(base, scheme, calibration.ranges, calibration.sqnr_db, share)
             return replace(made, precision=precision)
 

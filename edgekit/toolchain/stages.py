@@ -267,10 +267,12 @@ class Workbench:
         graph, scheme = self.canonical.graph, self.resolved.target.quantization
         return recurrent_graph(graph, scheme) or graph
 
-    def calibrate(self, graph: Graph) -> Calibration:
-        """Calibrate a graph: the canonical one, or one whose LSTMs are already dynamic."""
+    @functools.cached_property
+    def calibration(self) -> Calibration:
+        """Ranges and per-layer SQNR of what a static plan starts from."""
         import numpy as np
 
+        graph = self.static_base
         scheme = self.resolved.target.quantization
         layers = find_layers(graph.proto)
         key = digest_of(

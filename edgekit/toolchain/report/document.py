@@ -57,7 +57,7 @@ def report_document(
         "plan": bench.plan.to_json(),
         "candidates": [_candidate(j) for j in decision.judged],
         "refused": decision.refused,
-        "layers": _layers(bench, shipped),
+        "layers": _layers(bench, decision),
         "passes": list(bench.canonical.notes),
         "ops": {
             "fp32": _ops(bench, decision.judged[0]),
@@ -105,7 +105,7 @@ def _layers(bench: Workbench, shipped: Judged) -> dict[str, Any] | None:
     """SQNR by layer, where a static plan was calibrated."""
     if "static" not in shipped.candidate.precision:
         return None
-    calibration = bench.calibrate(bench.static_base)
+    calibration = bench.calibration
     kept = set(shipped.candidate.kept_float)
     return {
         "rule": calibration.rule,
@@ -167,17 +167,21 @@ def _golden(
     return sorted(rows, key=lambda row: float(str(row["agreement"])))
 
 
-def _preview(sample: Sample) -> dict[str, str] | None:
+def _preview(sample: Sample) -> dict[str, Any] | None:
     if sample.suffix.lower() in _PICTURES:
-        from PIL import Image
+        from PIL import Image, ImageOps
 
         with Image.open(io.BytesIO(sample.data)) as opened:
-            picture = opened.convert("RGB")
+            # Upright, as the tasks see it: boxes are written in these pixels.
+            picture = ImageOps.exif_transpose(opened).convert("RGB")
+        width, height = picture.size
         picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
         buffer = io.BytesIO()
         picture.save(buffer, format="JPEG", quality=80)
         return {
             "kind": "image",
+            "width": width,
+            "height": height,
             "data": "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(),
         }
     if sample.suffix.lower() == ".txt":
