@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edgekit.runtime.session import import_onnxruntime, open_session
 from edgekit.toolchain.fold import subgraphs_of
 from edgekit.toolchain.graph import Graph
-from edgekit.toolchain.shapes import Tensors, graphs_of, infer_tensors
+from edgekit.toolchain.shapes import Tensors, check_structure, graphs_of, infer_tensors
 from edgekit.toolchain.target import Target
 from edgekit.wire.errors import BuildError
 
@@ -42,8 +42,10 @@ def find_problems(graph: Graph, target: Target) -> tuple[Problem, ...]:
     target's; the target's own limit on the operator set catches that difference.
 
     Raises:
+        BuildError: A node lacks an input or attribute that its operator must have.
         MissingToolError: onnxruntime is not installed.
     """
+    check_structure(graph.proto)
     problems = []
     if target.runtime.opset_max and graph.opset > target.runtime.opset_max:
         problems.append(

@@ -101,6 +101,12 @@ def test_a_truncated_model_is_a_build_error(capsys, matmul):
     assert "truncated" in capsys.readouterr().err
 
 
+def test_a_node_without_its_inputs_is_a_build_error(capsys, tmp_path):
+    path = save(tmp_path / "m.onnx", [helper.make_node("MatMul", [], ["y"])])
+    assert run(["inspect", str(path), "--target", "rpi5"]) == 5
+    assert "MatMul (unnamed) lacks an input" in capsys.readouterr().err
+
+
 def test_a_missing_file_and_a_refused_target(capsys, tmp_path, matmul):
     assert run(["inspect", str(tmp_path / "none.onnx"), "--target", "rpi5"]) == 5
     assert "no such file" in capsys.readouterr().err
