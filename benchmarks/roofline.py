@@ -295,7 +295,6 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "latency_ratio": spread(latency),
         "memory_ratio": spread(memory),
         "int8_over_fp32_ratio": spread(pairs(rows)),
-        "int8_over_fp32_ratio": spread(pairs(rows)),
         "p95_over_p50": round(statistics.median(row["p95_over_p50"] for row in rows), 3),
         "assumptions": dataclasses.asdict(ASSUMED),
         "models": rows,
