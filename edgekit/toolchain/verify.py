@@ -101,7 +101,7 @@ def accuracy_measurements(
             kind=Kind.MEASURED,
             where=where,
             n=len(agreement.scores),
-            interval=_interval(agreement.value, agreement.scores),
+            interval=agreement.interval or _interval(agreement.value, agreement.scores),
             data_sha256=sample_set.sha256,
         )
     ]
@@ -119,7 +119,7 @@ def accuracy_measurements(
                 kind=Kind.MEASURED,
                 where=where,
                 n=len(labelled),
-                interval=_interval(score.value, score.scores),
+                interval=score.interval or _interval(score.value, score.scores),
                 data_sha256=sample_set.sha256,
             )
         )

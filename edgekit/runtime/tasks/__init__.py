@@ -31,11 +31,13 @@ class Agreement:
         metric: Its name: ``top1_agreement``, ``box_f1_agreement``, …
         value: 0..1, 1 is the same.
         scores: One score a sample, 0..1; their order is the samples'.
+        interval: 95 % interval of the value where the scores alone do not give it, 0..1.
     """
 
     metric: str
     value: float
     scores: tuple[float, ...]
+    interval: tuple[float, float] | None = None
 
 
 class Task(Protocol):

@@ -37,6 +37,8 @@ MAX_TOKENIZER_BYTES = 64 << 20
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 # Fewer samples have too few pairs for a rank correlation.
 _MIN_RANKED = 3
+_MIN_INTERVAL = 10
+_Z_95 = 1.959964  # 97.5 % quantile of the standard normal distribution
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,9 @@ class EmbedText:
 
         Returns:
             ``similarity_spearman``: Spearman's correlation over all pairs, negative ones as 0. A
-            sample's score is the correlation over the pairs that it is in. With fewer than three
-            samples there is nothing to rank: then both are the cosine between the two models'
-            vectors.
+            sample's score is one minus what the pairs that it is in lose, so that the correlation
+            is the scores' mean. With fewer than three samples there is nothing to rank: then both
+            are the cosine between the two models' vectors.
         """
         first, second = _matrix(reference), _matrix(other)
         if len(first) != len(second):
@@ -95,14 +97,13 @@ class EmbedText:
             return Agreement(
                 "similarity_spearman", float(np.mean(scores)) if scores else 1.0, scores
             )
-        left, right = first @ first.T, second @ second.T
-        pairs = np.triu_indices(len(left), k=1)
-        others = ~np.eye(len(left), dtype=bool)
-        scores = tuple(
-            max(0.0, spearman(left[i][others[i]], right[i][others[i]])) for i in range(len(left))
+        value, shares = spearman_of_pairs(first @ first.T, second @ second.T)
+        return Agreement(
+            "similarity_spearman",
+            min(1.0, max(0.0, value)),
+            tuple(float(s) for s in np.clip(shares, 0.0, 1.0)),
+            _interval(value, shares),
         )
-        value = max(0.0, spearman(left[pairs], right[pairs]))
-        return Agreement("similarity_spearman", value, scores)
 
     def _feeds(self, text: str) -> dict[str, npt.NDArray[np.int64]]:
         encoding = self.tokenizer.encode(text)
@@ -133,22 +134,55 @@ class EmbedText:
         return vector
 
 
-def spearman(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float:
-    """Return Spearman's rank correlation, -1..1; equal values share their mean rank.
+def spearman_of_pairs(
+    first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]
+) -> tuple[float, npt.NDArray[np.float64]]:
+    """Return Spearman's rank correlation over all pairs, and what each sample has in it.
+
+    Two standardised ranks z and w correlate by 1 - mean((z - w)²) / 2; a sample's share is that
+    mean over its own pairs, and every pair counts for both of its samples.
 
     Args:
-        first: float64[N], N ≥ 2.
-        second: float64[N].
+        first: float64[N, N], symmetric similarities, N ≥ 3; the diagonal is not read.
+        second: float64[N, N].
 
     Returns:
-        The correlation; 1 where both are constant, 0 where one is.
+        The correlation, -1..1 (1 where both are constant, 0 where one is), and float64[N], at most
+        1, whose mean it is.
     """
-    left, right = _ranks(first), _ranks(second)
-    left, right = left - left.mean(), right - right.mean()
-    scale = float(np.sqrt((left @ left) * (right @ right)))
-    if scale == 0:
-        return float(not left.any() and not right.any())
-    return float(left @ right) / scale
+    pairs = np.triu_indices(len(first), k=1)
+    left, right = _standard_ranks(first[pairs]), _standard_ranks(second[pairs])
+    lost = np.zeros(len(first))
+    loss = (left - right) ** 2 / 2
+    if (not left.any() and right.any()) or (left.any() and not right.any()):
+        loss = np.ones_like(loss)
+    np.add.at(lost, pairs[0], loss)
+    np.add.at(lost, pairs[1], loss)
+    shares = 1 - lost / (len(first) - 1)
+    return float(1 - loss.mean()), shares
+
+
+def _interval(value: float, shares: npt.NDArray[np.float64]) -> tuple[float, float] | None:
+    """Return the 95 % interval of a mean over pairs, from its shares by sample.
+
+    Leaving a sample out (the jackknife) moves a mean over pairs by twice what it would move a mean
+    over samples, as each pair has two (Arvesen, Annals of Mathematical Statistics 40, 1969).
+    """
+    n = len(shares)
+    if n < _MIN_INTERVAL:
+        return None
+    pseudo = value + 2 * (n - 1) / (n - 2) * (shares - value)
+    half = _Z_95 * float(pseudo.std(ddof=1)) / float(np.sqrt(n))
+    return max(0.0, value - half), min(1.0, value + half)
+
+
+def _standard_ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return ranks with mean 0 and variance 1; equal values share their mean rank."""
+    ranks = _ranks(values)
+    ranks = ranks - ranks.mean()
+    spread = float(np.sqrt(np.mean(ranks**2)))
+    standard: npt.NDArray[np.float64] = ranks / spread if spread else ranks
+    return standard
 
 
 def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -23,10 +23,12 @@ class Score:
     Attributes:
         value: 0..1.
         scores: One score a sample whose mean is the value, or None where the metric is not a mean.
+        interval: 95 % interval of the value where the scores do not give it, 0..1.
     """
 
     value: float
     scores: tuple[float, ...] | None = None
+    interval: tuple[float, float] | None = None
 
 
 def metric_names() -> list[str]:

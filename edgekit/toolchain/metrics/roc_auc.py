@@ -9,18 +9,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgekit.runtime.tasks import Prediction
 from edgekit.toolchain.metrics import Score
+from edgekit.toolchain.statistics import Z_95
 from edgekit.wire.errors import ConfigError
+
+# Fewer samples of a label have no variance to speak of.
+MIN_OF_A_LABEL = 10
 
 
 def score(predictions: Sequence[Prediction], labels: Sequence[Any]) -> Score:
-    """Return the area, ties counted half.
+    """Return the area, ties counted half, with DeLong's interval.
 
-    The scores are the jackknife's pseudo-values: their mean is the area, and the variance of that
-    mean is DeLong's (DeLong et al., Biometrics 44, 1988), so an interval of the mean is one of the
-    area. A single pseudo-value may lie outside 0..1.
+    Source of the interval: DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988).
 
     Raises:
         ConfigError: A label is neither 0 nor 1, one of the two is missing, or a prediction has no
@@ -36,13 +39,19 @@ def score(predictions: Sequence[Prediction], labels: Sequence[Any]) -> Score:
         )
     above = np.sign(positive[:, None] - negative[None, :]) / 2 + 0.5
     area = float(above.mean())
-    pseudo = np.full(len(values), area)
-    others = len(values) - 1
-    for where, components in ((truth, above.mean(axis=1)), (~truth, above.mean(axis=0))):
-        # One sample of a label cannot be left out: it stays at the area.
-        if len(components) > 1:
-            pseudo[where] += others / (len(components) - 1) * (components - area)
-    return Score(area, tuple(float(v) for v in pseudo))
+    return Score(area, interval=_interval(area, above.mean(axis=1), above.mean(axis=0)))
+
+
+def _interval(
+    area: float, of_positive: npt.NDArray[np.float64], of_negative: npt.NDArray[np.float64]
+) -> tuple[float, float] | None:
+    """Return the 95 % interval from each sample's share of ordered pairs."""
+    if min(len(of_positive), len(of_negative)) < MIN_OF_A_LABEL:
+        return None
+    variance = of_positive.var(ddof=1) / len(of_positive)
+    variance += of_negative.var(ddof=1) / len(of_negative)
+    half = Z_95 * float(np.sqrt(variance))
+    return max(0.0, area - half), min(1.0, area + half)
 
 
 def _score_of(prediction: Prediction) -> float:

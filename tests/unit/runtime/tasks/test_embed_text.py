@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edgekit.runtime.session import open_session, runner
 from edgekit.runtime.tasks import create_task
-from edgekit.runtime.tasks.embed_text import spearman
+from edgekit.runtime.tasks.embed_text import spearman_of_pairs
 from edgekit.wire.errors import BuildError, ConfigError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "the"]
@@ -100,20 +100,56 @@ def test_agreement_is_spearman_of_all_pairs(tokenizer):
     assert pair.value < 0.5
 
 
-@given(st.lists(st.integers(-50, 50), min_size=2, max_size=40), st.randoms())
-def test_spearman_sees_order_alone(values, random):
-    first = np.array(values, dtype=np.float64)
-    assert spearman(first, np.exp(first / 10)) == pytest.approx(1)
-    shuffled = list(values)
-    random.shuffle(shuffled)
-    second = np.array(shuffled, dtype=np.float64)
-    assert -1 - 1e-9 <= spearman(first, second) <= 1 + 1e-9
-    assert spearman(first, second) == pytest.approx(spearman(second, first))
+def similarities(values: list[float], n: int) -> np.ndarray:
+    """Put values into the upper triangle of a symmetric matrix."""
+    matrix = np.zeros((n, n))
+    matrix[np.triu_indices(n, k=1)] = values
+    return matrix + matrix.T
+
+
+@given(
+    st.integers(3, 8).flatmap(
+        lambda n: st.tuples(st.just(n), st.permutations(range(n * (n - 1) // 2)))
+    )
+)
+def test_spearman_sees_order_alone(drawn):
+    n, order = drawn
+    first = similarities([v // 2 for v in order], n)
+    value, shares = spearman_of_pairs(first, np.exp(first / 10))
+    assert value == pytest.approx(1)
+    np.testing.assert_allclose(shares, 1)
+    second = similarities(sorted(order), n)
+    value, shares = spearman_of_pairs(first, second)
+    assert -1 - 1e-9 <= value <= 1 + 1e-9
+    assert shares.mean() == pytest.approx(value)
+    assert shares.max() <= 1 + 1e-9
+    assert spearman_of_pairs(second, first)[0] == pytest.approx(value)
 
 
 def test_spearman_with_ties_is_the_textbooks():
-    # Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4: Pearson's correlation of the ranks.
-    assert spearman(np.array([1.0, 2, 2, 3]), np.array([1.0, 2, 3, 4])) == pytest.approx(0.9486833)
+    # Ranks 1, 2.5, 2.5 against 1, 2, 3: Pearson's correlation of the ranks.
+    first, second = similarities([1, 2, 2], 3), similarities([1, 2, 3], 3)
+    assert spearman_of_pairs(first, second)[0] == pytest.approx(np.sqrt(3) / 2)
+
+
+def test_a_constant_agrees_with_a_constant_alone():
+    constant, other = similarities([1, 1, 1], 3), similarities([1, 2, 3], 3)
+    assert spearman_of_pairs(constant, constant)[0] == 1
+    assert spearman_of_pairs(constant, other)[0] == 0
+    assert spearman_of_pairs(other, constant)[0] == 0
+
+
+def test_the_interval_is_as_wide_as_the_spread_over_draws(tokenizer):
+    task, random = make(tokenizer), np.random.RandomState(6)
+    values, widths = [], []
+    for _ in range(60):
+        rows = random.normal(size=(40, 8))
+        noisy = rows + 0.3 * random.normal(size=(40, 8))
+        agreement = task.agreement(*([{"embedding": list(r)} for r in m] for m in (rows, noisy)))
+        assert agreement.value == pytest.approx(np.mean(agreement.scores), abs=1e-3)
+        values.append(agreement.value)
+        widths.append(agreement.interval[1] - agreement.interval[0])
+    assert np.mean(widths) / (2 * 1.96 * np.std(values)) == pytest.approx(1, abs=0.3)
 
 
 @pytest.mark.parametrize(
