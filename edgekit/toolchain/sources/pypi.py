@@ -104,7 +104,10 @@ def fetch(ref: SourceRef, context: Context) -> Path:
 
 
 def _download(ref: SourceRef, parsed: Reference, context: Context, folder: Path) -> Path:
+    said: list[str] = []
+
     def on_line(line: str) -> None:
+        said.append(line)
         if match := _PROGRESS.search(line):
             done, total = int(match[1]), int(match[2])
             context.on_event(Event(ref.uri, "fetch", done, total, "bytes"))
@@ -128,7 +131,7 @@ def _download(ref: SourceRef, parsed: Reference, context: Context, folder: Path)
             on_line=on_line,
         )
     except BuildError as error:
-        raise _explained(error, ref, parsed) from error
+        raise _explained(error, ref, parsed, "\n".join(said)) from error
     finally:
         (folder / "requirements.txt").unlink(missing_ok=True)
     return only_file(folder, ref, (".whl", ".tar.gz", ".zip", ".tar.bz2"))
@@ -152,14 +155,14 @@ def wheel_options(tag: str) -> list[str]:
     return options + [word for one in platform.split(".") for word in ("--platform", one)]
 
 
-def _explained(error: BuildError, ref: SourceRef, parsed: Reference) -> EdgekitError:
-    if got := _GOT.search(error.message):
+def _explained(error: BuildError, ref: SourceRef, parsed: Reference, said: str) -> EdgekitError:
+    if got := _GOT.search(said):
         return wrong_sha256(ref, got[1])
-    if "No module named pip" in error.message:
+    if "No module named pip" in said:
         return MissingToolError("pip is not installed", hint=_MISSING, where=ref.where)
     if parsed.tag == _ANY and "No matching distribution" in error.message:
         hint = (
-            "check the name and the version; if there is no wheel for every platform, name one"
+            "no network, another name or version, or no wheel for every platform: then name one"
             " (?wheel=TAG) or the sdist (?sdist)"
         )
         return BuildError(error.message, hint=hint, where=error.where)

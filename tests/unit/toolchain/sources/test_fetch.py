@@ -12,7 +12,7 @@ import pytest
 from edgekit.toolchain.cache import Cache
 from edgekit.toolchain.events import Event, ignore
 from edgekit.toolchain.recipe import SourceRef
-from edgekit.toolchain.sources import _http, fetch
+from edgekit.toolchain.sources import _http, _local, fetch
 from edgekit.toolchain.sources._http import Transfer, check_url
 from edgekit.toolchain.sources._local import content_sha256
 from edgekit.wire.canonical import digest_of
@@ -279,12 +279,22 @@ def test_digests_of_local_content(cache: Cache, tmp_path: Path) -> None:
     assert content_sha256(large, cache) == sha(large.read_bytes())
 
 
-def test_the_digest_of_a_large_settled_file_is_remembered(cache: Cache, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("settled_s", "remembered"), [(-1e9, True), (1e9, False)])
+def test_digests_of_large_files_are_remembered_once_they_are_settled(
+    cache: Cache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settled_s: float,
+    remembered: bool,
+) -> None:
+    monkeypatch.setattr(_local, "_SETTLED_S", settled_s)
     large = tmp_path / "large"
     large.write_bytes(b"1" * (5 << 20))
-    # A file that old was neither written nor renamed a moment ago: only ctime says otherwise.
-    assert content_sha256(large, cache) == sha(large.read_bytes())
-    assert kinds(cache) == set()
+    expected = sha(large.read_bytes())
+    assert content_sha256(large, cache) == expected
+    assert (kinds(cache) == {"digest"}) is remembered
+    monkeypatch.setattr(_local, "sha256_file", lambda _path: "read again")
+    assert content_sha256(large, cache) == (expected if remembered else "read again")
 
 
 def checkpoint(folder: Path, *names: str) -> Path:
