@@ -101,12 +101,15 @@ def _candidate(judged: Judged) -> dict[str, Any]:
     }
 
 
-def _layers(bench: Workbench, shipped: Judged) -> dict[str, Any] | None:
-    """SQNR by layer, where a static plan was calibrated."""
-    if "static" not in shipped.candidate.precision:
+def _layers(bench: Workbench, decision: Decision) -> dict[str, Any] | None:
+    """SQNR by layer, where a static plan was tried; it explains a refusal, too."""
+    if not any("static" in judged.candidate.precision for judged in decision.judged):
         return None
     calibration = bench.calibration
-    kept = set(shipped.candidate.kept_float)
+    shipped = decision.winner.candidate
+    kept = set(shipped.kept_float)
+    if "static" not in shipped.precision:
+        kept.update(layer.name for layer in calibration.layers)
     return {
         "rule": calibration.rule,
         "rule_sqnr_db": dict(calibration.rule_sqnr_db),
