@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli.names import complete_model, target_option
 from edgekit.cli.output import Output, common_options
 
 if TYPE_CHECKING:
@@ -17,11 +18,13 @@ SCHEMA = "edgekit.build/1"
 
 
 @click.command("build")
-@click.argument("models", nargs=-1, metavar="[MODEL…|FILE.onnx]")
-@click.option("-t", "--target", required=True, help="What to build for; `edgekit targets list`.")
+@click.argument("models", nargs=-1, metavar="[MODEL…|FILE.onnx]", shell_complete=complete_model)
+@target_option
 @click.option("-o", "--dist", "dist_dir", type=click.Path(path_type=Path), help="Output folder.")
 @click.option("--data", type=click.Path(path_type=Path), help="Samples for FILE.onnx: a folder.")
 @click.option("--project", type=click.Path(path_type=Path), default=Path(), help="Project folder.")
+@click.option("--cache-dir", type=click.Path(path_type=Path), help="Folder of the cache.")
+@click.option("--key-file", type=click.Path(path_type=Path), help="Key that signs, PEM.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Models built at once.")
 @click.option("--offline", is_flag=True, default=None, help="Fetch nothing; use the cache alone.")
 @common_options
@@ -31,6 +34,8 @@ def command(
     dist_dir: Path | None,
     data: Path | None,
     project: Path,
+    cache_dir: Path | None,
+    key_file: Path | None,
     jobs: int | None,
     offline: bool | None,
     out: Output,
@@ -50,7 +55,13 @@ def command(
     from edgekit.cli.build_view import BuildView, render_result
     from edgekit.toolchain.api import build_prepared, prepare
 
-    flags: dict[str, Any] = {"dist_dir": dist_dir, "jobs": jobs, "offline": offline}
+    flags: dict[str, Any] = {
+        "dist_dir": dist_dir,
+        "cache_dir": cache_dir,
+        "key_file": key_file,
+        "jobs": jobs,
+        "offline": offline,
+    }
     flags = {key: value for key, value in flags.items() if value is not None}
     recipes = _recipes_of_files(models, data)
     prepared = prepare(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli.names import complete_model, target_option
 from edgekit.cli.output import Output, common_options
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @click.command("plan")
-@click.argument("models", nargs=-1)
-@click.option("-t", "--target", required=True, help="What to plan for; `edgekit targets list`.")
+@click.argument("models", nargs=-1, shell_complete=complete_model)
+@target_option
 @click.option("--project", type=click.Path(path_type=Path), default=Path(), help="Project folder.")
 @common_options
 def command(models: tuple[str, ...], target: str, project: Path, out: Output) -> None:

@@ -1,0 +1,34 @@
+"""Names that a shell can complete: targets and models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def complete_model(_ctx: click.Context, _param: click.Parameter, start: str) -> list[str]:
+    """Return the models whose names begin as typed."""
+    from edgekit.toolchain.api import model_names
+
+    return [name for name in model_names(Path()) if name.startswith(start)]
+
+
+def complete_target(_ctx: click.Context, _param: click.Parameter, start: str) -> list[str]:
+    """Return the targets whose names begin as typed."""
+    from edgekit.toolchain.project import folders
+    from edgekit.toolchain.targets import list_targets
+
+    return [name for name in list_targets(folders(Path(), "targets")) if name.startswith(start)]
+
+
+def target_option(function: Any) -> Any:  # noqa: ANN401 - a decorator of any command
+    """Add ``--target``, completed by the shell."""
+    return click.option(
+        "-t",
+        "--target",
+        required=True,
+        shell_complete=complete_target,
+        help="What to build for; `edgekit targets list` shows all.",
+    )(function)
