@@ -160,7 +160,8 @@ def _explained(error: BuildError, ref: SourceRef, parsed: Reference, said: str) 
         return wrong_sha256(ref, got[1])
     if "No module named pip" in said:
         return MissingToolError("pip is not installed", hint=_MISSING, where=ref.where)
-    if parsed.tag == _ANY and "No matching distribution" in error.message:
+    no_network = "cannot be fetched: no network" in error.message
+    if not no_network and "No matching distribution" in said:
         hint = (
             "no network, another name or version, or no wheel for every platform: then name one"
             " (?wheel=TAG) or the sdist (?sdist)"
