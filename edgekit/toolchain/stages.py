@@ -370,7 +370,9 @@ class Workbench:
         for value in self.canonical.graph.proto.graph.input:
             for axis, dim in enumerate(value.type.tensor_type.shape.dim):
                 if not dim.HasField("dim_value"):
-                    name = dim.dim_param or f"{value.name}[{axis}]"
+                    # Exporters write "?" for several dimensions that have nothing in common.
+                    named = dim.dim_param not in ("", "?")
+                    name = dim.dim_param if named else f"{value.name}[{axis}]"
                     sizes.setdefault(name, []).extend(
                         int(feed[value.name].shape[axis])
                         for feed in self.feeds
