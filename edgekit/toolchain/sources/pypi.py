@@ -131,7 +131,7 @@ def _download(ref: SourceRef, parsed: Reference, context: Context, folder: Path)
             on_line=on_line,
         )
     except BuildError as error:
-        raise _explained(error, ref, parsed, "\n".join(said)) from error
+        raise _explained(error, ref, "\n".join(said)) from error
     finally:
         (folder / "requirements.txt").unlink(missing_ok=True)
     return only_file(folder, ref, (".whl", ".tar.gz", ".zip", ".tar.bz2"))
@@ -155,7 +155,7 @@ def wheel_options(tag: str) -> list[str]:
     return options + [word for one in platform.split(".") for word in ("--platform", one)]
 
 
-def _explained(error: BuildError, ref: SourceRef, parsed: Reference, said: str) -> EdgekitError:
+def _explained(error: BuildError, ref: SourceRef, said: str) -> EdgekitError:
     if got := _GOT.search(said):
         return wrong_sha256(ref, got[1])
     if "No module named pip" in said:
