@@ -126,7 +126,7 @@ def prepare(
 
 def plans(prepared: Prepared) -> list[Plan]:
     """Return the plans of all jobs."""
-    return [planned(job)[0] for job in prepared.jobs]
+    return [planned(job) for job in prepared.jobs]
 
 
 def build(
@@ -177,7 +177,7 @@ def build_prepared(
     for job in prepared.jobs:
         try:
             check_license(job)
-            done = up_to_date(job, planned(job)[0])
+            done = up_to_date(job, planned(job))
         except EdgekitError as error:
             done = failed(job.recipe.name, job.resolved.target.name, error)
         if done is not None:

@@ -16,7 +16,8 @@ from edgekit.toolchain.assemble import produce_bundle
 from edgekit.toolchain.cache import Cache
 from edgekit.toolchain.decide import Decision, decide, describe_limit, describe_shortfall
 from edgekit.toolchain.events import Event, OnEvent
-from edgekit.toolchain.lock import LockEntry, locked_decision
+from edgekit.toolchain.located import Value
+from edgekit.toolchain.lock import LOCK_NAME, LockEntry, locked_decision
 from edgekit.toolchain.plan import Plan, make_plan
 from edgekit.toolchain.recipe import Recipe
 from edgekit.toolchain.settings import Settings
@@ -80,13 +81,11 @@ class Job:
         return f"{self.recipe.name}/{self.resolved.target.name}"
 
 
-def planned(job: Job) -> tuple[Plan, str]:
-    """Return the job's plan, with what the lock decided, and the digest without it."""
+def planned(job: Job) -> Plan:
+    """Return the job's plan, with what the lock decided."""
     free = make_plan(job.recipe, job.resolved)
-    decision = locked_decision(job.lock, job.name, free.sha256)
-    return (
-        free if decision is None else make_plan(job.recipe, job.resolved, decision)
-    ), free.sha256
+    decision = locked_decision(job.lock, job.name, free.intent_sha256)
+    return free if decision is None else make_plan(job.recipe, job.resolved, decision)
 
 
 def up_to_date(job: Job, plan: Plan) -> Outcome | None:
@@ -117,18 +116,16 @@ def build_one(job: Job, on_event: OnEvent) -> Outcome:
     """
     started = time.perf_counter()
     check_license(job)
-    plan, free_sha256 = planned(job)
+    plan = planned(job)
     cache = Cache(job.settings.cache_dir)
     bench = Workbench(job.recipe, job.resolved, plan, cache, on_event, job.settings.offline)
     decision = decide(bench)
     if decision.shipped is None:
         raise _gate_error(decision)
-    entry = _lock_entry(decision, free_sha256)
+    entry = _lock_entry(decision, plan.intent_sha256)
     if entry is not None:
         # From here on the decision is an input, as it is for whoever rebuilds.
-        plan = make_plan(
-            job.recipe, job.resolved, locked_decision({job.name: entry}, job.name, free_sha256)
-        )
+        plan = make_plan(job.recipe, job.resolved, Value(entry.ships, LOCK_NAME))
         bench = bench.with_plan(plan)
     folder, _ = cache.stage(
         "bundle",
@@ -171,12 +168,12 @@ def _bundle_key(plan: Plan, key: PrivateKey) -> str:
     return digest_of([plan.sha256, key.key_id, host_kind()])
 
 
-def _lock_entry(decision: Decision, plan_sha256: str) -> LockEntry | None:
+def _lock_entry(decision: Decision, intent_sha256: str) -> LockEntry | None:
     timed = [judged for judged in decision.judged if judged.timing is not None]
     if not timed:
         return None
     ratio = round(timed[-1].latency_ratio, 3)
-    return LockEntry(plan_sha256, decision.winner.candidate.name, ratio, host_kind())
+    return LockEntry(intent_sha256, decision.winner.candidate.name, ratio, host_kind())
 
 
 def _gate_error(decision: Decision) -> GateError:

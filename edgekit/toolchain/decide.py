@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from edgekit.runtime.host import host_kind
 from edgekit.runtime.tasks import Prediction
 from edgekit.toolchain.events import Event
+from edgekit.toolchain.plan import make_plan
 from edgekit.toolchain.quantize.candidates import (
     Candidate,
     check_candidate,
@@ -106,6 +107,9 @@ def decide(bench: Workbench) -> Decision:
             decision.shipped = judged
             decision.reason = _why(judged)
             return decision
+    if locked not in (None, "fp32") and not decision.judged[1:]:
+        # This edgekit makes no candidate of that name any more: decide anew.
+        return decide(bench.with_plan(make_plan(bench.recipe, bench.resolved)))
     if fp32.judged.meets_contract:
         decision.shipped = replace(fp32.judged, reason="")
         decision.reason = f"fp32 is kept: {_why_fp32(decision, locked)}"

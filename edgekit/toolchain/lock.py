@@ -23,13 +23,13 @@ class LockEntry:
     """One decision that rested on a timing.
 
     Attributes:
-        plan_sha256: The plan that it was taken for; another plan decides anew.
+        intent_sha256: What was asked for when it was taken; another wish decides anew.
         ships: Name of the candidate.
         latency_ratio: What was measured: its time over fp32's.
         host: Kind of CPU that measured.
     """
 
-    plan_sha256: str
+    intent_sha256: str
     ships: str
     latency_ratio: float
     host: str
@@ -52,7 +52,7 @@ def read_lock(project: Path) -> dict[str, LockEntry]:
             raise ConfigError(f"not {SCHEMA}", where=str(path))
         return {
             name: LockEntry(
-                str(e["plan_sha256"]), str(e["ships"]), float(e["latency_ratio"]), str(e["host"])
+                str(e["intent_sha256"]), str(e["ships"]), float(e["latency_ratio"]), str(e["host"])
             )
             for name, e in document["decisions"].items()
         }
@@ -64,10 +64,10 @@ def read_lock(project: Path) -> dict[str, LockEntry]:
         ) from error
 
 
-def locked_decision(lock: Mapping[str, LockEntry], name: str, plan_sha256: str) -> Value | None:
+def locked_decision(lock: Mapping[str, LockEntry], name: str, intent_sha256: str) -> Value | None:
     """Return what the lock decided for a plan, or None."""
     entry = lock.get(name)
-    if entry is None or entry.plan_sha256 != plan_sha256:
+    if entry is None or entry.intent_sha256 != intent_sha256:
         return None
     return Value(entry.ships, LOCK_NAME)
 

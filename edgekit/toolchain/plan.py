@@ -86,6 +86,15 @@ class Plan:
         """Digest of all values; origins do not count, so moving a line changes nothing."""
         return digest_of([self.model, self.target, [[s.name, s.values()] for s in self.steps]])
 
+    @functools.cached_property
+    def intent_sha256(self) -> str:
+        """Digest of what was asked for: the plan without edgekit's own code and past decisions."""
+        asked = [
+            [s.name, {k: v for k, v in s.values().items() if k not in ("code", "decision")}]
+            for s in self.steps
+        ]
+        return digest_of([self.model, self.target, asked])
+
     def step(self, name: str) -> Step:
         """Return a step by its name."""
         return next(step for step in self.steps if step.name == name)
