@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from edgekit.runtime.host import host_kind
 from edgekit.runtime.tasks import Prediction
+from edgekit.toolchain.compare import OutputDifference
 from edgekit.toolchain.events import Event
 from edgekit.toolchain.plan import make_plan
 from edgekit.toolchain.quantize.candidates import (
@@ -38,6 +39,7 @@ class Judged:
         latency_ratio: Against fp32: measured on this host or predicted for the target.
         ratio_kind: ``measured`` or ``predicted``.
         timing: Paired timing on this host, where it was taken.
+        outputs: How far each output is from fp32's, by itself, on calibration samples.
         reason: Why it does not ship; empty for the one that does.
     """
 
@@ -47,6 +49,7 @@ class Judged:
     latency_ratio: float
     ratio_kind: str
     timing: HostTiming | None = None
+    outputs: tuple[OutputDifference, ...] = ()
     reason: str = ""
 
     @property
@@ -171,7 +174,8 @@ def _judge(bench: Workbench, candidate: Candidate, fp32: _Reference) -> Judged:
             detail=f"{candidate.name}: {reason or 'meets the contract'}",
         )
     )
-    return Judged(candidate, measurements, verdicts, ratio, kind, timing, reason)
+    outputs = tuple(bench.differences(candidate.graph))
+    return Judged(candidate, measurements, verdicts, ratio, kind, timing, outputs, reason)
 
 
 def _why_fp32(decision: Decision, locked: object) -> str:

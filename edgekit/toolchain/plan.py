@@ -127,13 +127,21 @@ def make_plan(recipe: Recipe, resolved: Resolved, decision: Value | None = None)
         decision: What ``edgekit.lock`` says a timing decided before, if anything.
 
     Raises:
-        ConfigError: The target is refused.
+        ConfigError: The target is refused, or needs static shapes that the recipe has not.
     """
     target = resolved.target
     if target.refused:
         raise ConfigError(
             f"nothing can be built for {target.name}: {target.refused}",
             where=resolved.origins.get("refused"),
+        )
+    dynamic = next((t for t in recipe.inputs if any(isinstance(d, str) for d in t.shape)), None)
+    if target.runtime.static_shapes and dynamic is not None:
+        raise ConfigError(
+            f'input "{dynamic.name}" has a dynamic shape {list(dynamic.shape)}, and {target.name} '
+            "needs every dimension at build time",
+            hint="write numbers into its shape",
+            where=recipe.value("inputs", None).origin,
         )
     steps = [_fetch_step(recipe)]
     if recipe.source.uri.startswith(("torch:", "hf:")):

@@ -15,7 +15,7 @@ from edgekit.runtime.host import host_kind
 from edgekit.runtime.session import Run, open_session, runner
 from edgekit.runtime.tasks import Prediction, Task, create_task
 from edgekit.toolchain.cache import Cache
-from edgekit.toolchain.compare import compare_outputs
+from edgekit.toolchain.compare import OutputDifference, compare_outputs
 from edgekit.toolchain.events import Event, OnEvent
 from edgekit.toolchain.graph import Graph
 from edgekit.toolchain.passes import CanonicalOptions, canonicalise, optimize
@@ -362,6 +362,11 @@ class Workbench:
         folder, _ = self.cache.stage("predictions", key, produce)
         predictions: list[Prediction] = json.loads((folder / "predictions.json").read_text())
         return predictions
+
+    def differences(self, graph: Graph) -> list[OutputDifference]:
+        """Compare a graph with fp32 on a few calibration feeds, each output by itself."""
+        runs = [runner(open_session(g.to_bytes())) for g in (self.canonical.graph, graph)]
+        return compare_outputs(runs[0], runs[1], self.feeds[:_COMPARE_FEEDS])
 
     @functools.cached_property
     def dims(self) -> dict[str, int]:

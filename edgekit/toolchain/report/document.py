@@ -95,6 +95,7 @@ def _candidate(judged: Judged) -> dict[str, Any]:
             }
             for v in judged.verdicts
         ],
+        "outputs": [dataclasses.asdict(output) for output in judged.outputs],
         "latency_ratio": judged.latency_ratio,
         "latency_ratio_kind": judged.ratio_kind,
         "reason": judged.reason,
