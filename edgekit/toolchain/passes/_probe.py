@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 Feeds = dict[str, Any]
 
 RELATIVE_L2_MAX = 1e-4
-# Dimensions that nothing is known of are tried at these sizes: small first, then a picture's.
-_SIZES = (1, 2, 8, 32, 64, 320, 512)
+# What dimensions of unknown size are tried at, the first one and the others: small ones, then a
+# picture's.
+_SIZES = ((1, 1), (1, 2), (2, 2), (1, 8), (8, 8), (1, 32), (1, 64), (1, 320), (1, 512))
 _MAX_ELEMENTS = 1 << 22
 
 
@@ -31,8 +32,8 @@ def same_answers(before: onnx.ModelProto, after: onnx.ModelProto) -> bool | None
     """
     first = runner(open_session(serialize(before), level="ORT_DISABLE_ALL"))
     second = runner(open_session(serialize(after), level="ORT_DISABLE_ALL"))
-    for size in _SIZES:
-        feeds = random_feeds(before, size=size)
+    for first_size, size in _SIZES:
+        feeds = random_feeds(before, first_size=first_size, size=size)
         if feeds is None:
             continue
         try:
@@ -47,12 +48,15 @@ def same_answers(before: onnx.ModelProto, after: onnx.ModelProto) -> bool | None
     return None
 
 
-def random_feeds(proto: onnx.ModelProto, *, size: int, seed: int = 0) -> Feeds | None:
+def random_feeds(
+    proto: onnx.ModelProto, *, size: int, first_size: int = 1, seed: int = 0
+) -> Feeds | None:
     """Make feeds: floats from a normal distribution, integers of 0 and 1.
 
     Args:
         proto: The model.
-        size: What every dynamic dimension but the first becomes; the first becomes 1.
+        size: What every dynamic dimension but the first becomes.
+        first_size: What the first becomes: mostly the batch.
         seed: Of the generator.
 
     Returns:
@@ -71,7 +75,7 @@ def random_feeds(proto: onnx.ModelProto, *, size: int, seed: int = 0) -> Feeds |
             return None
         kind = value.type.tensor_type
         dims = [
-            d.dim_value if d.dim_value > 0 else (1 if index == 0 else size)
+            d.dim_value if d.dim_value > 0 else (first_size if index == 0 else size)
             for index, d in enumerate(kind.shape.dim)
         ]
         if np.prod(dims, dtype=np.float64) > _MAX_ELEMENTS:
