@@ -32,7 +32,7 @@ FLOAT_SHARES = (0.0, 0.05, 0.1, 0.2, 0.35)
 STEP_CODE: Mapping[str, tuple[str, ...]] = {
     "export": ("toolchain/export*.py",),
     "canonicalise": ("toolchain/passes/*.py", "toolchain/graph.py"),
-    "calibrate": ("toolchain/quantize/calibrate.py", "toolchain/verify.py"),
+    "calibrate": ("toolchain/quantize/*.py", "toolchain/calibration.py", "toolchain/verify.py"),
     "quantize": ("toolchain/quantize/*.py",),
     "verify": ("runtime/*.py", "toolchain/verify.py", "toolchain/statistics.py"),
     "bundle": ("toolchain/pack.py", "toolchain/sbom.py", "wire/*.py", "runtime/golden.py"),

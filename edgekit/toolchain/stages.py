@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from edgekit.runtime.host import host_kind
 from edgekit.runtime.session import Run, open_session, runner
 from edgekit.runtime.tasks import Prediction, Task, create_task
 from edgekit.toolchain.cache import Cache
+from edgekit.toolchain.calibration import SQNR_FEEDS, Calibration, calibrate
 from edgekit.toolchain.compare import OutputDifference, compare_outputs
 from edgekit.toolchain.events import Event, OnEvent
 from edgekit.toolchain.graph import Graph
@@ -22,14 +23,9 @@ from edgekit.toolchain.passes import CanonicalOptions, canonicalise, optimize
 from edgekit.toolchain.plan import CALIBRATION_FEEDS, OPSET_MIN, Plan
 from edgekit.toolchain.predict import Prediction as Forecast
 from edgekit.toolchain.predict import predict
-from edgekit.toolchain.quantize.calibrate import TensorStats, collect
 from edgekit.toolchain.quantize.candidates import (
-    choose_rule,
     recurrent_graph,
-    tensors_to_calibrate,
 )
-from edgekit.toolchain.quantize.layers import Layer, find_layers
-from edgekit.toolchain.quantize.sensitivity import layer_sqnr_db
 from edgekit.toolchain.recipe import Recipe
 from edgekit.toolchain.samples import Fetcher, SampleSet, check_disjoint, load_set
 from edgekit.toolchain.sources import fetch
@@ -38,7 +34,6 @@ from edgekit.toolchain.timing import HostTiming, time_pair
 from edgekit.toolchain.verify import (
     Feeds,
     lint_calibration,
-    lint_ranges,
     predict_all,
     record_feeds,
 )
@@ -48,27 +43,6 @@ from edgekit.wire.errors import BuildError
 # A pass may reorder float32 arithmetic; more than this is another model.
 MAX_CANONICAL_ERROR = 1e-3
 _COMPARE_FEEDS = 4
-_LINT_SAMPLES = 16
-_SQNR_FEEDS = 8
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What calibration knows of a graph.
-
-    Attributes:
-        layers: The layers that a static plan may quantize.
-        rule: Name of the range rule that was chosen.
-        ranges: Range of every tensor that a static plan needs.
-        sqnr_db: Of each layer by itself.
-        rule_sqnr_db: Worst output's SQNR under each rule.
-    """
-
-    layers: tuple[Layer, ...]
-    rule: str
-    ranges: Mapping[str, tuple[float, float]]
-    sqnr_db: Mapping[str, float]
-    rule_sqnr_db: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -150,16 +124,17 @@ class Workbench:
     @functools.cached_property
     def calibration_set(self) -> SampleSet:
         """The calibration samples."""
-        return load_set(self.recipe.calibration, self.fetcher, self._code("calibrate"))
+        return load_set(self.recipe.calibration, self.fetcher, self.code("calibrate"))
 
     @functools.cached_property
     def evaluation_set(self) -> SampleSet:
         """The evaluation samples, proven disjoint from calibration."""
-        evaluation = load_set(self.recipe.evaluation, self.fetcher, self._code("verify"))
+        evaluation = load_set(self.recipe.evaluation, self.fetcher, self.code("verify"))
         check_disjoint(self.calibration_set, evaluation, self.recipe.file)
         return evaluation
 
-    def _code(self, step: str) -> str:
+    def code(self, step: str) -> str:
+        """Digest of the code that a step rests on."""
         return str(self.plan.step(step).values()["code"])
 
     @functools.cached_property
@@ -250,7 +225,7 @@ class Workbench:
     def feeds(self) -> list[Feeds]:
         """What the task feeds to the model on calibration samples; at most 64."""
         run = runner(open_session(self.canonical.graph.to_bytes()))
-        feeds: list[Feeds] = self._watch(
+        feeds: list[Feeds] = self.watch(
             "calibrate",
             "samples",
             len(self.calibration_set.samples),
@@ -270,79 +245,7 @@ class Workbench:
     @functools.cached_property
     def calibration(self) -> Calibration:
         """Ranges and per-layer SQNR of what a static plan starts from."""
-        import numpy as np
-
-        graph = self.static_base
-        scheme = self.resolved.target.quantization
-        layers = find_layers(graph.proto)
-        key = digest_of(
-            [
-                graph.sha256,
-                self.calibration_set.sha256,
-                self.evaluation_set.sha256,
-                self.task_sha256,
-                self._code("calibrate"),
-                self.plan.step("quantize").values(),
-            ]
-        )
-
-        def produce(out: Path) -> None:
-            names = tensors_to_calibrate(graph, layers)
-            feeds = self.feeds
-            stats = self._watch(
-                "calibrate",
-                "samples",
-                2 * len(feeds),
-                lambda tick: collect(graph, names, feeds, tick),
-            )
-            self._lint_ranges(graph, stats)
-            rule, ranges, per_rule = choose_rule(graph, scheme, stats, layers, feeds)
-            sqnr = layer_sqnr_db(
-                graph, layers, ranges, feeds[:_SQNR_FEEDS], per_channel=scheme.per_channel
-            )
-            (out / "calibration.json").write_text(
-                json.dumps(
-                    {
-                        "rule": rule.value,
-                        "ranges": ranges,
-                        "sqnr_db": sqnr,
-                        "rule_sqnr_db": per_rule,
-                    }
-                )
-            )
-            np.savez_compressed(
-                out / "histograms.npz",
-                **{f"t{i}": stats[name].histogram for i, name in enumerate(names)},
-            )
-
-        folder = self.stage("calibrate", key, produce, _calibration_detail)
-        saved = json.loads((folder / "calibration.json").read_text())
-        return Calibration(
-            tuple(layers),
-            saved["rule"],
-            {name: (low, high) for name, (low, high) in saved["ranges"].items()},
-            saved["sqnr_db"],
-            saved["rule_sqnr_db"],
-        )
-
-    def _lint_ranges(self, graph: Graph, stats: Mapping[str, TensorStats]) -> None:
-        few = _evenly(self.evaluation_set.samples, _LINT_SAMPLES)
-        run = runner(open_session(self.canonical.graph.to_bytes()))
-        feeds = record_feeds(
-            self.task,
-            run,
-            dataclasses.replace(self.evaluation_set, samples=few),
-            CALIBRATION_FEEDS,
-            lambda _: None,
-        )
-        if not feeds:
-            return
-        seen = collect(graph, list(stats), feeds)
-        lint_ranges(
-            {n: (s.low, s.high) for n, s in stats.items()},
-            {n: (s.low, s.high) for n, s in seen.items()},
-            self.recipe.file,
-        )
+        return calibrate(self)
 
     def predictions(self, graph: Graph, label: str) -> list[Prediction]:
         """Return a graph's predictions on the evaluation set, cached."""
@@ -351,7 +254,7 @@ class Workbench:
 
         def produce(out: Path) -> None:
             run = runner(open_session(graph.to_bytes()))
-            found = self._watch(
+            found = self.watch(
                 f"verify {label}",
                 "samples",
                 len(samples.samples),
@@ -395,7 +298,7 @@ class Workbench:
         key = digest_of([fp32.sha256, candidate.sha256, self.calibration_set.sha256, host_kind()])
 
         def produce(out: Path) -> None:
-            measured = time_pair(fp32, candidate, self.feeds[:_SQNR_FEEDS])
+            measured = time_pair(fp32, candidate, self.feeds[:SQNR_FEEDS])
             (out / "timing.json").write_text(json.dumps(dataclasses.asdict(measured)))
 
         folder, _ = self.cache.stage("timing", key, produce)
@@ -424,7 +327,7 @@ class Workbench:
         )
         return folder
 
-    def _watch(
+    def watch(
         self, stage: str, unit: str, total: int, work: Callable[[Callable[[int], None]], Any]
     ) -> Any:  # noqa: ANN401
         """Run work that reports how many units are done."""
@@ -433,12 +336,6 @@ class Workbench:
                 Event(self.recipe.name, stage, min(done, total), total, unit)
             )
         )
-
-
-def _evenly(items: Sequence[Any], limit: int) -> tuple[Any, ...]:
-    if len(items) <= limit:
-        return tuple(items)
-    return tuple(items[i * len(items) // limit] for i in range(limit))
 
 
 def _export_detail(folder: Path) -> str:
@@ -450,8 +347,3 @@ def _canonical_detail(folder: Path) -> str:
     notes = json.loads((folder / "notes.json").read_text())
     before, after = notes["nodes"]
     return f"{before} → {after} nodes, outputs equal to {notes['max_error']:.0e}"
-
-
-def _calibration_detail(folder: Path) -> str:
-    saved = json.loads((folder / "calibration.json").read_text())
-    return f"{len(saved['sqnr_db'])} layers, {saved['rule']} ranges"
