@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from edgekit.toolchain.report import words
 from edgekit.wire.errors import MissingToolError
 
 WIDTH_IN = 4.6
@@ -75,7 +76,9 @@ _DROPPED = re.compile(
 )
 _ID = re.compile(r'\bid="([^"]*)"')
 _REFERENCE = re.compile(r'(?:xlink:)?href="#([^"]*)"|url\(#([^)]*)\)')
-_FONT = re.compile(r"font: ([^;\"']*?)([\d.]+px)[^;\"]*")
+# Either ``font: 700 10px 'DejaVu Sans'`` or one property after the other, by matplotlib's version.
+_FONT = re.compile(r"font: (?:(?:normal|(\d{3}|bold)) )*([\d.]+px)[^;\"]*")
+_FONT_FAMILY = re.compile(r"font-family: [^;\"]*;? ?")
 _COLOUR = re.compile("|".join(_VARIABLES))
 
 
@@ -154,7 +157,7 @@ def _inline(svg: str, name: str, description: str) -> str:
         f'<svg class="plot" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{_attribute(description)}">'
     )
-    return re.sub(r"\s*\n\s*", "\n", head + svg[svg.index(">") + 1 :])
+    return words.printable(re.sub(r"\s*\n\s*", "\n", head + svg[svg.index(">") + 1 :]))
 
 
 def _tag(tag: str, name: str) -> str:
@@ -162,12 +165,12 @@ def _tag(tag: str, name: str) -> str:
     tag = _REFERENCE.sub(
         lambda m: f'href="#{name}-{m[1]}"' if m[1] is not None else f"url(#{name}-{m[2]})", tag
     )
-    tag = _FONT.sub(lambda m: f"font-size: {m[2]}{_weight(m[1])}", tag)
+    tag = _FONT_FAMILY.sub("", _FONT.sub(_font_size, tag))
     return _COLOUR.sub(lambda m: f"var({_VARIABLES[m.group()]})", tag)
 
 
-def _weight(prefix: str) -> str:
-    return "; font-weight: 700" if "700" in prefix or "bold" in prefix else ""
+def _font_size(font: re.Match[str]) -> str:
+    return f"font-weight: {font[1]}; font-size: {font[2]}" if font[1] else f"font-size: {font[2]}"
 
 
 def _attribute(text: str) -> str:
