@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.runtime import sounds
@@ -67,6 +67,7 @@ def test_segments_are_upstreams(case):
     assert [list(s) for s in found] == case["segments"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=80), st.integers(1, 512))
 def test_segments_are_ordered_disjoint_and_inside(probabilities, last):
     length = (len(probabilities) - 1) * 512 + last

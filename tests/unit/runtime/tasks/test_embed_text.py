@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.runtime.session import open_session, runner
@@ -107,6 +107,7 @@ def similarities(values: list[float], n: int) -> np.ndarray:
     return matrix + matrix.T
 
 
+@settings(deadline=None)
 @given(
     st.integers(3, 8).flatmap(
         lambda n: st.tuples(st.just(n), st.permutations(range(n * (n - 1) // 2)))

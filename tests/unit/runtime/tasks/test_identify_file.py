@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.runtime.session import open_session, runner
@@ -60,6 +60,7 @@ def test_features_are_upstreams(case):
     assert found == case["features_sha256"]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=9000))
 def test_features_of_any_bytes_are_tokens_of_the_input(data):
     features = FEATURES.extract(data)

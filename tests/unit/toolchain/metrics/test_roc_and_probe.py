@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.toolchain.metrics import score
@@ -28,6 +28,7 @@ def test_frames_are_averaged():
     assert score("roc_auc", predictions, [0, 1]).value == 0.0
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=40))
 def test_the_interval_holds_the_area(pairs):
     labels = [int(label) for _, label in pairs]

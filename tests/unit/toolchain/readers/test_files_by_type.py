@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.toolchain.readers import read_samples
@@ -68,6 +68,7 @@ def test_wrong_options_are_named(folder, options, words):
         read(folder, **options)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 50), st.integers(1, 60))
 def test_spreading_keeps_order_and_count(length, count):
     items = [(str(i), None) for i in range(length)]

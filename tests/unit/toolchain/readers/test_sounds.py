@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.runtime import sounds
@@ -94,6 +94,7 @@ def test_missing_or_malformed_turns_name_their_file(folder):
         read(folder, segments=".lab")
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_is_parsed_or_refused(text):
     for parse in (parse_rttm, parse_lab):

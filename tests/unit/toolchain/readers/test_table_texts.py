@@ -7,7 +7,7 @@ import tarfile
 import zipfile
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.toolchain.readers import read_samples
@@ -109,6 +109,7 @@ def test_a_missing_table_is_named(tmp_path):
         read(tmp_path / "none.txt")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_rows_or_refused(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("t") / "x.txt"
