@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ class Site:
         break_after: Bytes after which the connection breaks off, once for each entry.
         failures: Status codes that the next requests get.
         ranges: Whether it knows ranges.
+        commit: What a HEAD request says the files are of, as a hub does.
         asked: Path and Range header of every request.
     """
 
@@ -30,6 +32,7 @@ class Site:
     break_after: list[int] = field(default_factory=list)
     failures: list[int] = field(default_factory=list)
     ranges: bool = True
+    commit: str = "c" * 40
     asked: list[tuple[str, str | None]] = field(default_factory=list)
 
 
@@ -47,6 +50,15 @@ class Handler(BaseHTTPRequestHandler):
             self._end(404)
         else:
             self._send(site.files[self.path], wanted)
+
+    def do_HEAD(self) -> None:
+        data = self.site.files.get(self.path)
+        self.send_response(404 if data is None else 200)
+        if data is not None:
+            self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+            self.send_header("X-Repo-Commit", self.site.commit)
+        self.send_header("Content-Length", str(len(data or b"")))
+        self.end_headers()
 
     def _send(self, data: bytes, wanted: str | None) -> None:
         start = 0
