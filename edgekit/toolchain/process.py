@@ -30,8 +30,9 @@ class Finished:
     output: str
 
     def tail(self, lines: int = 3) -> str:
-        """Return the last lines that say something, in one line."""
+        """Return the last lines that say something, errors before all, in one line."""
         said = [line.strip() for line in self.output.splitlines() if line.strip()]
+        said = [line for line in said if "error" in line[:16].lower() or line[:2] == "E:"] or said
         return " / ".join(said[-lines:])[:500]
 
 
@@ -100,9 +101,7 @@ def _feed(process: subprocess.Popen[bytes], data: bytes) -> None:
         return  # it ended without reading: its exit code tells
 
 
-def _read(
-    stream: IO[bytes] | None, kept: bytearray, on_line: Callable[[str], None] | None
-) -> None:
+def _read(stream: IO[bytes] | None, kept: bytearray, on_line: Callable[[str], None] | None) -> None:
     if stream is None:
         return
     with stream:
