@@ -22,6 +22,8 @@ Run = Callable[[Mapping[str, "Array"]], dict[str, "Array"]]
 
 # ORT_ENABLE_BASIC gives other int8 results than EXTENDED and ALL: the level is part of a model.
 OPTIMIZATION_LEVEL = "ORT_ENABLE_ALL"
+# This one quantizes a float Conv between int8 neighbours, and so undoes "keep this layer float32".
+DISABLED_OPTIMIZERS = ("WeightBiasQuantization",)
 
 
 def import_onnxruntime() -> ModuleType:
@@ -79,7 +81,12 @@ def open_session(
         options.optimized_model_filepath = str(save_to)
     source = model if isinstance(model, bytes) else str(model)
     try:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            source,
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=list(DISABLED_OPTIMIZERS),
+        )
     except Exception as error:
         raise BuildError(
             f"onnxruntime cannot load the model: {_first_line(error)}",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgekit.toolchain.stages import Workbench
 
 _LINT_SAMPLES = 16
-SQNR_FEEDS = 8
+SQNR_FEEDS = 16
 
 
 @dataclass(frozen=True)
