@@ -84,9 +84,7 @@ class BuildView:
 def render_result(console: Console, result: BuildResult, *, verbose: bool) -> None:
     """Print what a build ended with."""
     for outcome in result.outcomes:
-        if outcome.error is not None:
-            _render_error(console, outcome)
-        elif outcome.status == "up-to-date" and len(result.outcomes) > 1:
+        if outcome.status == "up-to-date" and len(result.outcomes) > 1:
             continue
         elif outcome.summary is not None and (len(result.outcomes) == 1 or verbose):
             _render_bundle(console, outcome, outcome.summary)
@@ -166,18 +164,24 @@ def _render_table(console: Console, result: BuildResult) -> None:
         console.print("  = up to date: nothing in its plan has changed", style="dim")
 
 
-def _render_error(console: Console, outcome: Outcome) -> None:
-    error = outcome.error or {}
-    place = f"{error['where']}: " if error.get("where") else ""
-    word = "left out" if outcome.status == "left-out" else "error"
-    console.print(
-        f"\n{word}: {outcome.model}: {place}{error['message']}",
-        markup=False,
-        soft_wrap=True,
-        style="red" if word == "error" else "",
-    )
-    if error.get("hint"):
-        console.print(f"  hint: {error['hint']}", markup=False, soft_wrap=True)
+def show_failures(out: Output, result: BuildResult) -> None:
+    """Say on stderr what failed and what was left out, quiet or not; ``--json`` has it anyway."""
+    if out.json:
+        return
+    for outcome in result.outcomes:
+        error = outcome.error or {}
+        left_out = outcome.status == "left-out"
+        if not error or (left_out and out.quiet):
+            continue
+        place = f"{error['where']}: " if error.get("where") else ""
+        out.stderr.print(
+            f"\n{'left out' if left_out else 'error'}: {outcome.model}: {place}{error['message']}",
+            markup=False,
+            soft_wrap=True,
+            style="" if left_out else "red",
+        )
+        if error.get("hint"):
+            out.stderr.print(f"  hint: {error['hint']}", markup=False, soft_wrap=True)
 
 
 def _render_next(console: Console, result: BuildResult) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -139,6 +140,8 @@ def show_error(error: EdgekitError, *, as_json: bool) -> None:
         }
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
         return
-    click.echo(click.style("error: ", fg="red", bold=True) + str(error), err=True)
+    # click knows nothing of NO_COLOR.
+    colour = None if os.environ.get("NO_COLOR") else "red"
+    click.echo(click.style("error: ", fg=colour, bold=True) + str(error), err=True)
     if error.hint:
         click.echo(f"  hint: {error.hint}", err=True)

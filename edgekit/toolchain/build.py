@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -203,19 +204,23 @@ def _deliver(folder: Path, job: Job, summary: Mapping[str, Any]) -> tuple[Path, 
     path, report = dist / f"{stem}.ekb", dist / f"{stem}.html"
     same = path.is_file() and report.is_file() and sha256_file(path) == summary["sha256"]
     if not same:
+        pairs = ((folder / "report.html", report), (folder / "bundle.ekb", path))
+        partials = [place.with_name(f".{place.name}.{os.getpid()}.part") for _, place in pairs]
         try:
             dist.mkdir(parents=True, exist_ok=True)
-            for source, place in ((folder / "report.html", report), (folder / "bundle.ekb", path)):
-                partial = place.with_name(f".{place.name}.{os.getpid()}.part")
-                try:
-                    shutil.copyfile(source, partial)
-                    partial.replace(place)
-                finally:
-                    partial.unlink(missing_ok=True)
+            # Both are there whole before either takes its place: they belong together.
+            for (source, _), partial in zip(pairs, partials, strict=True):
+                shutil.copyfile(source, partial)
+            for (_, place), partial in zip(pairs, partials, strict=True):
+                partial.replace(place)
         except OSError as error:
             raise ConfigError(
                 f"cannot write to the output folder: {error.strerror}",
                 hint="give another folder with -o DIR",
                 where=str(dist),
             ) from error
+        finally:
+            for partial in partials:
+                with contextlib.suppress(OSError):
+                    partial.unlink()
     return path, report, same

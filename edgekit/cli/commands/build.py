@@ -52,7 +52,7 @@ def command(
       edgekit build --target rpi4 -o out/
       edgekit build detector.onnx --data samples/ --target rk3588
     """
-    from edgekit.cli.build_view import BuildView, render_result
+    from edgekit.cli.build_view import BuildView, render_result, show_failures
     from edgekit.toolchain.api import build_prepared, prepare
 
     flags: dict[str, Any] = {
@@ -71,6 +71,7 @@ def command(
         out.note(f"made a developer key to sign with: {prepared.created_key}")
     with BuildView.open(out, len(prepared.jobs)) as view:
         result = build_prepared(prepared, view.on_event, leave_out=not models)
+    show_failures(out, result)
     out.emit(
         SCHEMA,
         {"target": target, "bundles": [_document(o) for o in result.outcomes]},
