@@ -1,8 +1,8 @@
-"""Pictures: decode, resize, letterbox, normalise; boxes: overlap, suppression, matching.
+"""Pictures: decode, resize, letterbox, normalise.
 
 Everything here gives the same bits on x86 and Arm. Pillow resizes in integer arithmetic; what is
 done in floating point is one float32 operation an element, which IEEE 754 rounds alike everywhere.
-Boxes are ``float32[N, 4]``: x1, y1, x2, y2 in pixels, x to the right, y down.
+Boxes (see :mod:`edgekit.runtime.boxes`) are float32[N, 4]: x1, y1, x2, y2 in pixels.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from edgekit.runtime.boxes import f1 as f1  # noqa: PLC0414 - detect-text finds it here
 from edgekit.wire.errors import ConfigError, MissingToolError
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
-Indices = npt.NDArray[np.intp]
 
 MAX_FILE_BYTES = 64 << 20
 MAX_PIXELS = 50_000_000  # a 50-megapixel photograph: 150 MB as RGB
@@ -336,85 +336,3 @@ def normalise(
     if layout == "nchw":
         floats = floats.transpose(2, 0, 1)
     return np.ascontiguousarray(floats[np.newaxis], dtype=np.float32)
-
-
-def iou(first: Floats, second: Floats) -> Floats:
-    """Overlap of every box with every other: intersection over union.
-
-    Args:
-        first: float32[N, 4].
-        second: float32[M, 4].
-
-    Returns:
-        float32[N, M], 0..1; two empty boxes overlap by 0.
-    """
-    a = first.astype(np.float32)[:, np.newaxis]
-    b = second.astype(np.float32)[np.newaxis]
-    size = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    size = np.maximum(size, np.float32(0))
-    common = size[..., 0] * size[..., 1]
-    union = _area(a) + _area(b) - common
-    result: Floats = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
-    return np.clip(result, np.float32(0), np.float32(1))
-
-
-def _area(boxes: Floats) -> Floats:
-    size = np.maximum(boxes[..., 2:] - boxes[..., :2], np.float32(0))
-    area: Floats = size[..., 0] * size[..., 1]
-    return area
-
-
-def nms(boxes: Floats, scores: Floats, max_iou: float) -> Indices:
-    """Greedy non-maximum suppression within one class.
-
-    Args:
-        boxes: float32[N, 4].
-        scores: float32[N].
-        max_iou: A box that overlaps a better one by more than this is dropped.
-
-    Returns:
-        Indices of the boxes that stay, best first; equal scores keep their order.
-    """
-    order = np.argsort(-scores, kind="stable")
-    kept: list[int] = []
-    while order.size:
-        best, order = order[0], order[1:]
-        kept.append(int(best))
-        overlap = iou(boxes[best : best + 1], boxes[order])[0]
-        order = order[overlap <= max_iou]
-    return np.array(kept, dtype=np.intp)
-
-
-def match(first: Floats, second: Floats, min_iou: float = 0.5) -> list[tuple[int, int]]:
-    """Pair boxes one to one, largest overlap first.
-
-    Args:
-        first: float32[N, 4].
-        second: float32[M, 4].
-        min_iou: Least overlap of a pair.
-
-    Returns:
-        Pairs of indices into ``first`` and ``second``, in the order they were made.
-    """
-    if not len(first) or not len(second):
-        return []
-    overlap = iou(first, second)
-    pairs: list[tuple[int, int]] = []
-    for flat in np.argsort(-overlap, axis=None, kind="stable"):
-        i, j = divmod(int(flat), len(second))
-        if overlap[i, j] < min_iou:
-            break
-        if all(i != p and j != q for p, q in pairs):
-            pairs.append((i, j))
-    return pairs
-
-
-def f1(matched: int, first: int, second: int) -> float:
-    """F1 of two sets of boxes: 1.0 where both are empty.
-
-    Args:
-        matched: Pairs that were made.
-        first: Size of one set.
-        second: Size of the other.
-    """
-    return 1.0 if first + second == 0 else 2.0 * matched / (first + second)

@@ -10,7 +10,8 @@ Options:
     fit: How the picture becomes that size. ``"crop"`` (default) resizes the shorter side and cuts
         the middle out; ``"stretch"`` resizes both sides; ``"letterbox"`` adds grey bars.
     crop_fraction: For ``"crop"``: share of the shorter side that is kept, default 0.875.
-    resize: ``"bilinear"`` (default), ``"bicubic"``, ``"lanczos"``, ``"nearest"``, ``"box"``.
+    resize: ``"bilinear"`` (default), ``"bicubic"``, ``"lanczos"``, ``"nearest"``, ``"box"``,
+        ``"hamming"``.
     output: Name of the scores, ``[1, classes]``; by default the model's first output.
     softmax: True (default) if the output holds logits, false if probabilities.
     top_k: How many classes a prediction names, default 5.

@@ -6,7 +6,8 @@ Options:
     order: Channel order of the model: ``"rgb"`` (default) or ``"bgr"``.
     mean, std: The input is ``(x - mean) / std`` with x in 0..255. Default 0 and 255.
     fill: Grey value of the bars beside the picture, default 114.
-    resize: ``"bilinear"`` (default), ``"bicubic"``, ``"lanczos"``, ``"nearest"``, ``"box"``.
+    resize: ``"bilinear"`` (default), ``"bicubic"``, ``"lanczos"``, ``"nearest"``, ``"box"``,
+        ``"hamming"``.
     output: Name of the head's output; by default the model's first output.
     threshold: Least score of a box, default 0.25.
     nms_iou: A box that overlaps a better one of its class by more is dropped. Default 0.45.
@@ -27,6 +28,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from edgekit.runtime import boxes as box_math
 from edgekit.runtime import pictures
 from edgekit.runtime.options import Options
 from edgekit.runtime.session import Run
@@ -118,19 +120,17 @@ class DetectObjects:
 
     def agreement(self, reference: Sequence[Prediction], other: Sequence[Prediction]) -> Agreement:
         """Compare boxes: F1 at IoU 0.5 and same class. The value counts all boxes together."""
-        scores = []
-        pairs = first = second = 0
-        for one, two in zip(reference, other, strict=True):
-            matched = matches(one, two)
-            a, b = len(one["boxes"]), len(two["boxes"])
-            scores.append(pictures.f1(matched, a, b))
-            pairs, first, second = pairs + matched, first + a, second + b
-        return Agreement("box_f1_agreement", pictures.f1(pairs, first, second), tuple(scores))
+        counts = [
+            box_math.Counts(matches(one, two), len(one["boxes"]), len(two["boxes"]))
+            for one, two in zip(reference, other, strict=True)
+        ]
+        value, interval = box_math.pooled_f1(counts)
+        return Agreement("box_f1_agreement", value, tuple(c.f1 for c in counts), interval)
 
 
 def decode_head(
     output: pictures.Floats, threshold: float
-) -> tuple[pictures.Floats, pictures.Floats, pictures.Indices]:
+) -> tuple[pictures.Floats, pictures.Floats, box_math.Indices]:
     """Read a YOLOv8 head; each place gives at most one box, of its best class.
 
     Args:
@@ -163,8 +163,8 @@ def decode_head(
 
 
 def suppress(
-    boxes: pictures.Floats, scores: pictures.Floats, classes: pictures.Indices, max_iou: float
-) -> pictures.Indices:
+    boxes: pictures.Floats, scores: pictures.Floats, classes: box_math.Indices, max_iou: float
+) -> box_math.Indices:
     """Non-maximum suppression within each class.
 
     Args:
@@ -177,10 +177,10 @@ def suppress(
         Indices of the boxes that stay, best first; equal scores keep their order.
     """
     kept = [
-        members[pictures.nms(boxes[members], scores[members], max_iou)]
+        members[box_math.nms(boxes[members], scores[members], max_iou)]
         for members in (np.flatnonzero(classes == c) for c in np.unique(classes))
     ]
-    together: pictures.Indices = np.sort(np.concatenate(kept)) if kept else np.zeros(0, np.intp)
+    together: box_math.Indices = np.sort(np.concatenate(kept)) if kept else np.zeros(0, np.intp)
     return together[np.argsort(-scores[together], kind="stable")]
 
 
@@ -192,7 +192,7 @@ def matches(first: Prediction, second: Prediction) -> int:
             np.array([x["box"] for x in p["boxes"] if x["label"] == label], np.float32)
             for p in (first, second)
         )
-        count += len(pictures.match(a, b, MIN_IOU))
+        count += len(box_math.match(a, b, MIN_IOU))
     return count
 
 

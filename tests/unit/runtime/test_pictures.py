@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from edgekit.runtime import pictures
@@ -228,72 +227,3 @@ def test_png_round_trip():
     pixels = noise(6, 5)
     assert np.array_equal(pictures.decode(pictures.encode_png(pixels)), pixels)
     assert pictures.decode(pictures.encode_png(noise(6, 5, 1))).shape == (6, 5, 3)
-
-
-corner_pairs = arrays(
-    np.float32, st.tuples(st.integers(0, 20), st.just(4)), elements=st.integers(0, 60)
-)
-
-
-def proper(raw: np.ndarray) -> np.ndarray:
-    return np.concatenate(
-        [np.minimum(raw[:, :2], raw[:, 2:]), np.maximum(raw[:, :2], raw[:, 2:])], axis=1
-    )
-
-
-@given(corner_pairs, corner_pairs)
-def test_iou_is_symmetric_and_a_ratio(first, second):
-    a, b = proper(first), proper(second)
-    overlap = pictures.iou(a, b)
-    assert overlap.shape == (len(a), len(b))
-    assert np.array_equal(overlap, pictures.iou(b, a).T)
-    assert ((overlap >= 0) & (overlap <= 1)).all()
-
-
-def test_iou_of_known_boxes():
-    boxes = np.array([[0, 0, 2, 2], [1, 0, 3, 2], [5, 5, 6, 6], [4, 4, 4, 9]], np.float32)
-    expected = [[1, 1 / 3, 0, 0], [1 / 3, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
-    assert np.allclose(pictures.iou(boxes, boxes), expected)
-
-
-@given(corner_pairs, st.floats(0, 1), st.data())
-def test_nms_keeps_the_best_of_every_heap(raw, max_iou, data):
-    boxes = proper(raw)
-    levels = st.lists(st.integers(0, 5), min_size=len(boxes), max_size=len(boxes))
-    scores = np.array(data.draw(levels), np.float32)
-    kept = pictures.nms(boxes, scores, max_iou)
-    assert (np.diff(scores[kept]) <= 0).all()
-    overlap = pictures.iou(boxes, boxes)
-    for position, i in enumerate(kept):
-        assert (overlap[i, kept[:position]] <= max_iou).all()
-    for i in set(range(len(boxes))) - set(kept.tolist()):
-        better = kept[scores[kept] >= scores[i]]
-        assert (overlap[i, better] > max_iou).any()
-
-
-@given(corner_pairs, st.randoms(use_true_random=False))
-def test_nms_does_not_depend_on_the_order(raw, random):
-    boxes = proper(raw)
-    scores = np.arange(len(boxes), dtype=np.float32)
-    order = list(range(len(boxes)))
-    random.shuffle(order)
-    kept = pictures.nms(boxes, scores, 0.5)
-    shuffled = pictures.nms(boxes[order], scores[order], 0.5)
-    assert [order[i] for i in shuffled] == kept.tolist()
-
-
-@given(corner_pairs, corner_pairs)
-def test_match_is_one_to_one_above_the_limit(first, second):
-    a, b = proper(first), proper(second)
-    pairs = pictures.match(a, b, 0.5)
-    assert len({i for i, _ in pairs}) == len({j for _, j in pairs}) == len(pairs)
-    overlap = pictures.iou(a, b)
-    assert all(overlap[i, j] >= 0.5 for i, j in pairs)
-    left = set(range(len(a))) - {i for i, _ in pairs}, set(range(len(b))) - {j for _, j in pairs}
-    assert not any(overlap[i, j] >= 0.5 for i in left[0] for j in left[1])
-
-
-def test_f1():
-    assert pictures.f1(0, 0, 0) == 1.0
-    assert pictures.f1(0, 3, 0) == 0.0
-    assert pictures.f1(2, 2, 4) == pytest.approx(2 / 3)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.runtime import pictures
+from edgekit.runtime.boxes import nms
 from edgekit.runtime.tasks import create_task
 from edgekit.runtime.tasks.detect_objects import decode_head, suppress
 from edgekit.wire.errors import BuildError, ConfigError
@@ -128,7 +129,7 @@ def test_suppression_is_nms_of_each_class(rows, max_iou):
     assert (np.diff(scores[kept]) <= 0).all()
     for c in range(3):
         members = np.flatnonzero(classes == c)
-        alone = members[pictures.nms(boxes[members], scores[members], max_iou)]
+        alone = members[nms(boxes[members], scores[members], max_iou)]
         assert sorted(alone) == sorted(i for i in kept if classes[i] == c)
 
 
