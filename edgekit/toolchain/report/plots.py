@@ -164,8 +164,9 @@ def layers(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     colours = [Ink.SHIPPED if r["int8"] else Ink.FP32 for r in rows]
     description = f"SQNR of {len(rows)} layers, {min(values):.1f} to {max(values):.1f} dB"
     if len(rows) <= _MAX_NAMED_LAYERS:
+        told_apart = words.without_common_parts([str(r["name"]) for r in rows])
         names = [
-            f"{i + 1}  {words.shorten(str(r['name']), _NAME_LENGTH)}" for i, r in enumerate(rows)
+            f"{i + 1}  {words.shorten(name, _NAME_LENGTH)}" for i, name in enumerate(told_apart)
         ]
 
         def paint_named(axes: Any) -> None:  # noqa: ANN401 - matplotlib has no types here

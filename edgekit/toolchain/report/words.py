@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _UNITS = {"ms": "ms", "us": "µs", "s": "s", "mib": "MiB", "kib": "KiB", "db": "dB"}
@@ -97,6 +97,21 @@ def shorten(text: str, length: int) -> str:
         return text
     tail = (length - 1) * 2 // 3
     return f"{text[: length - 1 - tail]}…{text[-tail:]}"
+
+
+def without_common_parts(names: Sequence[str]) -> list[str]:
+    """Leave out the folders that all names start with and end in: they tell nothing apart."""
+    split = [name.strip("/").split("/") for name in names]
+    shortest = min((len(parts) for parts in split), default=0)
+    if len(split) < 2:  # noqa: PLR2004 - one name has nothing in common with others
+        return list(names)
+    start = 0
+    while start < shortest - 1 and len({parts[start] for parts in split}) == 1:
+        start += 1
+    end = 0
+    while end < shortest - 1 - start and len({parts[-1 - end] for parts in split}) == 1:
+        end += 1
+    return ["/".join(parts[start : len(parts) - end]) for parts in split]
 
 
 def provenance(measurement: Mapping[str, Any]) -> str:

@@ -72,6 +72,20 @@ def test_a_shortened_name_fits_and_keeps_both_ends(text: str, length: int) -> No
         assert "…" in short
 
 
+def test_names_lose_what_they_share() -> None:
+    names = ["/model/stft/Conv", "/model/encoder/0/cv/Conv", "/model/encoder/1/cv/Conv"]
+    assert words.without_common_parts(names) == ["stft", "encoder/0/cv", "encoder/1/cv"]
+    assert words.without_common_parts(["/a/b/Conv"]) == ["/a/b/Conv"]
+    assert words.without_common_parts(["/a/Conv", "/a/Conv"]) == ["Conv", "Conv"]
+    assert words.without_common_parts([]) == []
+
+
+@given(st.lists(st.text(alphabet="ab/", max_size=8), max_size=5))
+def test_names_that_differ_still_differ(names: list[str]) -> None:
+    stripped = {name.strip("/") for name in names}
+    assert len(set(words.without_common_parts([*stripped]))) == len(stripped)
+
+
 def test_provenance() -> None:
     assert words.provenance({"kind": "measured", "where": "x86-64-vnni host"}) == "measured here"
     assert words.provenance({"kind": "measured", "where": "model file"}) == "measured"
