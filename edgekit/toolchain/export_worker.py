@@ -30,7 +30,11 @@ def main() -> None:
     job: dict[str, Any] = json.load(sys.stdin)
     _end_with_parent(job["parent"])
     # Counts private memory, not the address space that torch reserves.
-    resource.setrlimit(resource.RLIMIT_DATA, (job["memory_bytes"], job["memory_bytes"]))
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    limit = (
+        job["memory_bytes"] if hard == resource.RLIM_INFINITY else min(job["memory_bytes"], hard)
+    )
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     warnings.simplefilter("ignore")
     result = Path(job["result"])
     try:
