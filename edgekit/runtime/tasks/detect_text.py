@@ -41,8 +41,8 @@ class DetectText:
         input: Name of the model's input, float32[1, 3, height, width].
         width: Canvas width in pixels, a multiple of 32.
         height: Canvas height in pixels, a multiple of 32.
-        crop: True leaves out what the picture does not need of the canvas: the model then takes
-            sides that vary in steps of 32.
+        crop: True leaves out what a picture does not need of the canvas, and does not enlarge one
+            that is smaller: the model then takes sides that vary in steps of 32.
         mean: Subtracted from each channel in the model's order, in 0..255.
         std: Divided by, in 0..255.
         order: Channel order of the model.
@@ -99,13 +99,15 @@ class DetectText:
 
     def prepare(self, data: bytes) -> tuple[npt.NDArray[np.float32], pictures.Fit]:
         """Turn a picture file into float32[1, 3, H, W], and where the picture lies on it."""
-        canvas, fit = pictures.letterbox(
-            pictures.decode(data), self.width, self.height, fill=GREY, align="top-left"
-        )
+        picture = pictures.decode(data)
+        width, height = self.width, self.height
         if self.crop:
-            used = round(fit.height * fit.scale_y), round(fit.width * fit.scale_x)
-            rows, columns = (-(-side // STRIDE) * STRIDE for side in used)
-            canvas = canvas[:rows, :columns]
+            width = min(width, _stride(picture.shape[1]))
+            height = min(height, _stride(picture.shape[0]))
+        canvas, fit = pictures.letterbox(picture, width, height, fill=GREY, align="top-left")
+        if self.crop:
+            used_width, used_height = fit.width * fit.scale_x, fit.height * fit.scale_y
+            canvas = canvas[: _stride(round(used_height)), : _stride(round(used_width))]
         return pictures.normalise(canvas, self.mean, self.std, order=self.order), fit
 
     def agreement(self, reference: Sequence[Prediction], other: Sequence[Prediction]) -> Agreement:
@@ -118,6 +120,10 @@ class DetectText:
             scores.append(pictures.f1(matched, len(a), len(b)))
             pairs, first, second = pairs + matched, first + len(a), second + len(b)
         return Agreement("text_box_f1_agreement", pictures.f1(pairs, first, second), tuple(scores))
+
+
+def _stride(side: int) -> int:
+    return -(-side // STRIDE) * STRIDE
 
 
 def quads_of(prediction: Prediction) -> list[quads.Points]:

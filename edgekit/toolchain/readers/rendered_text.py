@@ -6,11 +6,13 @@ version of Pillow make the same files.
 
 Options:
     kind: ``"line"`` (the label is the text) or ``"page"`` (the label is ``{"boxes": [quad, …]}``,
-        four corners [x, y] a line, clockwise from the top left).
+        four corners [x, y] a line, clockwise from the top left, from capitals' tops to descenders).
     count: Number of samples.
     seed: Of everything that varies.
     words: ``"even"`` or ``"odd"``: which half of the vocabulary. Two sets with different halves
         share no word, only digits.
+    joiners: What stands between the parts of a text, each a choice; default ``[" "]``. Readers that
+        were trained on Chinese lines do not write spaces reliably: give them ``["-", "/", …]``.
     fonts: Globs over the names of the font files in all ``extra`` sources; default ``["*"]``.
     side: Width and height of a page in pixels, default 640.
 
@@ -42,7 +44,7 @@ Quad = list[list[float]]
 MAX_COUNT = 10_000
 MAX_FONT_BYTES = 32 << 20
 LINE_SIZES = (20, 44)  # font sizes in pixels
-PAGE_SIZES = (14, 34)
+PAGE_SIZES = (12, 34)
 MARGIN = 24  # of a page, in pixels
 
 VOCABULARY = """
@@ -157,17 +159,20 @@ def read(
     count = int(opts.within("count", 1, MAX_COUNT))
     seed = int(opts.within("seed", 0, 2**31))
     half = opts.choice("words", ("even", "odd"))
+    joiners = opts.strings("joiners", (" ",))
+    if not joiners or any(len(j) > 8 for j in joiners):  # noqa: PLR2004 - a separator, not a text
+        raise ConfigError('reader rendered-text: "joiners" holds a few short strings')
     fonts = Fonts(find_fonts(extra, opts.strings("fonts", ("*",))))
     side = int(opts.within("side", 128, 4096, 640))
     opts.close()
-    words = VOCABULARY.split()[0 if half == "even" else 1 :: 2]
+    language = Language(VOCABULARY.split()[0 if half == "even" else 1 :: 2], joiners)
     for index in range(count):
         dice = Dice(seed, index)
         if kind == "line":
-            data, label = render_line(dice, fonts, words)
+            data, label = render_line(dice, fonts, language)
             yield Sample(f"line_{seed}_{index:04d}.jpg", data, ".jpg", label)
         else:
-            data, boxes = render_page(dice, fonts, words, side)
+            data, boxes = render_page(dice, fonts, language, side)
             yield Sample(f"page_{seed}_{index:04d}.jpg", data, ".jpg", {"boxes": boxes})
 
 
@@ -226,27 +231,47 @@ def _font_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def compose_text(dice: Dice, words: Sequence[str], most: int) -> str:
+@dataclass(frozen=True)
+class Language:
+    """What texts are made of.
+
+    Attributes:
+        words: The vocabulary.
+        joiners: What stands between two parts, each a choice.
+    """
+
+    words: Sequence[str]
+    joiners: Sequence[str]
+
+
+def compose_text(dice: Dice, language: Language, most: int) -> list[str]:
     """Write a line: words and the numbers, dates, prices and codes of labels and receipts.
 
     Args:
         dice: The choices.
-        words: The vocabulary.
+        language: What the text is made of.
         most: Most parts in the line, ≥ 1.
+
+    Returns:
+        The parts, with the joiners between them.
     """
     style = dice.pick(("lower", "lower", "capital", "title", "upper"))
-    parts = []
+    parts: list[str] = []
     for position in range(dice.integer(1, most)):
+        if position:
+            parts.append(dice.pick(language.joiners))
         if dice.chance(0.25):
             parts.append(_figure(dice))
             continue
-        word = dice.pick(words)
+        word = dice.pick(language.words)
         if style == "upper":
             word = word.upper()
         elif style == "title" or (style == "capital" and position == 0):
             word = word.capitalize()
         parts.append(word)
-    return " ".join(parts) + (dice.pick((".", ",", ":", "!")) if dice.chance(0.15) else "")
+    if dice.chance(0.15):
+        parts[-1] += dice.pick((".", ",", ":"))
+    return parts
 
 
 def _figure(dice: Dice) -> str:
@@ -266,13 +291,13 @@ def _figure(dice: Dice) -> str:
     return str(n(0, 99) if kind == 5 else n(100, 99999))  # noqa: PLR2004
 
 
-def render_line(dice: Dice, fonts: Fonts, words: Sequence[str]) -> tuple[bytes, str]:
+def render_line(dice: Dice, fonts: Fonts, language: Language) -> tuple[bytes, str]:
     """Draw one line, as a detector would cut it out.
 
     Returns:
         A JPEG file and the text.
     """
-    text = compose_text(dice, words, 4)
+    text = "".join(compose_text(dice, language, 3))
     font = fonts.pick(dice, dice.integer(*LINE_SIZES))
     left, top, right, bottom = font.getbbox(text)
     pad_x, pad_y = dice.integer(2, 10), dice.integer(2, 7)
@@ -284,7 +309,7 @@ def render_line(dice: Dice, fonts: Fonts, words: Sequence[str]) -> tuple[bytes, 
 
 
 def render_page(
-    dice: Dice, fonts: Fonts, words: Sequence[str], side: int
+    dice: Dice, fonts: Fonts, language: Language, side: int
 ) -> tuple[bytes, list[Quad]]:
     """Draw a page of blocks of text, slightly turned.
 
@@ -299,10 +324,13 @@ def render_page(
         font = fonts.pick(dice, size)
         x = MARGIN + dice.integer(0, side // 3)
         for _ in range(dice.integer(1, 5)):
-            text = compose_text(dice, words, 6)
-            while " " in text and font.getlength(text) > side - MARGIN - x:
-                text = text.rpartition(" ")[0]
-            left, top, right, bottom = font.getbbox(text)
+            parts = compose_text(dice, language, 6)
+            while len(parts) > 1 and font.getlength("".join(parts)) > side - MARGIN - x:
+                del parts[-2:]
+            text = "".join(parts)
+            left, _, right, _ = font.getbbox(text)
+            # A line reaches from its capitals' tops to its descenders, whatever letters it has.
+            _, top, _, bottom = font.getbbox("Ag")
             if y + bottom > side - MARGIN or (not boxes and y > side):
                 return _finish_page(dice, mask, boxes, side)
             if x + right <= side - MARGIN // 2:
