@@ -303,10 +303,11 @@ def _origin(resolved: Resolved, key: str) -> str:
 
 
 def _pinned(reference: SourceRef, folder: Path) -> list[str]:
-    """Return the URI and what pins its content; a local file without a digest is hashed."""
-    if reference.sha256 or not reference.uri.startswith("file:"):
+    """Return the URI and what pins its content; local files without a digest are hashed."""
+    scheme, _, rest = reference.uri.partition(":")
+    path = folder / rest.partition("!")[0]
+    if reference.sha256 or scheme not in ("file", "hf") or not path.exists():
         return [reference.uri, reference.sha256]
-    path = folder / reference.uri.removeprefix("file:")
     return [reference.uri, content_sha256(path)]
 
 
@@ -332,9 +333,8 @@ def _data(spec: DataSpec, folder: Path) -> dict[str, Any]:
 
 
 def _factory_files(recipe: Recipe) -> list[Path]:
-    module = recipe.source.uri.removeprefix("torch:").partition(":")[0]
-    candidate = recipe.folder / f"{module.replace('.', '/')}.py"
-    return [candidate] if recipe.source.uri.startswith("torch:") and candidate.is_file() else []
+    # A factory may import what stands beside it.
+    return list(recipe.folder.glob("*.py")) if recipe.source.uri.startswith("torch:") else []
 
 
 def _code(step: str, more: list[Path] | None = None) -> Value:

@@ -109,5 +109,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
         name: What the user wrote.
         known: The names that exist.
     """
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return close[0] if close else None
