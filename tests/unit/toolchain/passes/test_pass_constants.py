@@ -182,17 +182,21 @@ def test_what_would_grow_the_file_or_is_random_or_quantized_stays() -> None:
     proto = model(
         [
             node("Expand", ["one", "huge"], ["big"]),
+            node("Expand", ["one", "large"], ["wide"]),  # a mebibyte out of four bytes
             node("RandomNormal", [], ["r"], shape=[2], seed=1.0),
             node("DequantizeLinear", ["q", "scale", "zero"], ["w"]),
             node("Add", ["x", "r"], ["a"]),
             node("Add", ["a", "w"], ["b"]),
-            node("ReduceSum", ["big"], ["c"], keepdims=0),
+            node("ReduceSum", ["big"], ["s"], keepdims=0),
+            node("ReduceSum", ["wide"], ["t"], keepdims=0),
+            node("Add", ["s", "t"], ["c"]),
             node("Add", ["b", "c"], ["y"]),
         ],
         {"x": [2]},
         ["y"],
         {
             "one": np.float32([1]),
+            "large": np.array([1 << 18]),
             "huge": np.array([1 << 40]),
             "q": np.int8([1, 2]),
             "scale": np.float32(0.5),

@@ -167,7 +167,9 @@ def test_what_has_an_effect_or_a_name_to_keep_stays() -> None:
     proto = model(
         [
             node("Identity", ["x"], ["passed"]),  # an input handed out
-            node("Mul", ["x", "widens"], ["a"]),  # by one, but it adds a dimension
+            node("Relu", ["x"], ["p"]),
+            node("Mul", ["p", "widens"], ["q"]),  # by one, but it adds a dimension
+            node("Neg", ["q"], ["a"]),
             node("Div", ["one", "x"], ["b"]),  # one over x is not x
             node("Relu", ["x"], ["r"]),
             node("Identity", ["r"], ["twin"]),  # two outputs with one value
