@@ -86,7 +86,7 @@ def render_result(console: Console, result: BuildResult, *, verbose: bool) -> No
     for outcome in result.outcomes:
         if outcome.status == "up-to-date" and len(result.outcomes) > 1:
             continue
-        elif outcome.summary is not None and (len(result.outcomes) == 1 or verbose):
+        if outcome.summary is not None and (len(result.outcomes) == 1 or verbose):
             _render_bundle(console, outcome, outcome.summary)
     if len(result.outcomes) > 1:
         _render_table(console, result)

@@ -49,8 +49,8 @@ def calibrate(bench: Workbench) -> Calibration:
     """Return ranges and per-layer SQNR of what a static plan starts from.
 
     Raises:
-        BuildError: The calibration data cannot stand for the evaluation data, or an activation is
-            NaN or infinite.
+        ConfigError: The calibration data cannot stand for the evaluation data.
+        BuildError: An activation is NaN or infinite.
     """
     import numpy as np
 

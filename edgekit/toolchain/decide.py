@@ -205,13 +205,14 @@ def decides_by_timing(bench: Workbench) -> bool:
 def _candidates(bench: Workbench, decision: Decision) -> Iterator[Candidate]:
     """Yield int8 candidates that load, run and are really quantized; the most int8 first."""
     graph = bench.canonical.graph
+    feeds = bench.feeds  # data that cannot stand for anything fails the build, not a candidate
     seen: set[str] = set()
     for name, make in _makers(bench):
         try:
             candidate = make()
             if candidate is None:
                 continue
-            check_candidate(candidate, bench.feeds)
+            check_candidate(candidate, feeds)
         except BuildError as error:
             decision.refused[name] = f"{name}: {error.message}"
             continue

@@ -33,7 +33,8 @@ from edgekit.toolchain.targets import Resolved
 from edgekit.toolchain.timing import HostTiming, time_pair
 from edgekit.toolchain.verify import (
     Feeds,
-    lint_calibration,
+    lint_count,
+    lint_feeds,
     predict_all,
     record_feeds,
 )
@@ -123,8 +124,10 @@ class Workbench:
 
     @functools.cached_property
     def calibration_set(self) -> SampleSet:
-        """The calibration samples."""
-        return load_set(self.recipe.calibration, self.fetcher, self.code("calibrate"))
+        """The calibration samples; enough of them."""
+        loaded = load_set(self.recipe.calibration, self.fetcher, self.code("calibrate"))
+        lint_count(loaded, self.recipe.file)
+        return loaded
 
     @functools.cached_property
     def evaluation_set(self) -> SampleSet:
@@ -171,6 +174,7 @@ class Workbench:
                 opset_max=step["opset_max"],
                 fixed=step["fixed"],
                 shapes=step["shapes"],
+                static=step["static_shapes"],
             )
             graph, notes = canonicalise(source, options)
             graph, more = optimize(graph)
@@ -233,7 +237,7 @@ class Workbench:
                 self.task, run, self.calibration_set, CALIBRATION_FEEDS, tick
             ),
         )
-        lint_calibration(self.calibration_set, feeds, self.recipe.file)
+        lint_feeds(feeds, self.recipe.file)
         return feeds
 
     @functools.cached_property

@@ -10,7 +10,7 @@ from edgekit.runtime.tasks import Prediction, Task
 from edgekit.toolchain import metrics
 from edgekit.toolchain.samples import SampleSet
 from edgekit.toolchain.statistics import mean_interval
-from edgekit.wire.errors import BuildError, ConfigError, EdgekitError
+from edgekit.wire.errors import ConfigError, EdgekitError
 from edgekit.wire.measurement import Kind, Measurement
 
 if TYPE_CHECKING:
@@ -138,31 +138,38 @@ def size_measurement(size_bytes: int) -> Measurement:
     return Measurement("size_mib", round(size_bytes / MIB, 4), Kind.MEASURED, "model file")
 
 
-def lint_calibration(sample_set: SampleSet, feeds: Sequence[Feeds], where: str) -> None:
-    """Refuse calibration data that cannot stand for anything.
+def lint_count(sample_set: SampleSet, where: str) -> None:
+    """Refuse calibration data that is missing or too little.
 
     Raises:
-        ConfigError: There is none.
-        BuildError: Too few samples, or an input that never changes.
+        ConfigError: There is none, or too few samples.
     """
-    import numpy as np
-
     n = len(sample_set.samples)
     if n == 0:
         raise ConfigError("there is no calibration data", where=where, hint="add [[calibration]]")
     if n < MIN_CALIBRATION_SAMPLES:
-        raise BuildError(
+        raise ConfigError(
             f"{n} calibration samples are too few",
             hint=f"give at least {MIN_CALIBRATION_SAMPLES}, as varied as the field",
             where=where,
         )
+
+
+def lint_feeds(feeds: Sequence[Feeds], where: str) -> None:
+    """Refuse calibration feeds that cannot stand for anything.
+
+    Raises:
+        ConfigError: An input never changes.
+    """
+    import numpy as np
+
     for name in feeds[0]:
         values = [feed[name] for feed in feeds]
         first = values[0]
         if not np.issubdtype(first.dtype, np.floating) or first.size == 1:
             continue
         if all(v.shape == first.shape and np.array_equal(v, first) for v in values):
-            raise BuildError(
+            raise ConfigError(
                 f'input "{name}" is the same in all calibration samples',
                 hint="are the files copies of one another, or is the pre-processing wrong?",
                 where=where,
@@ -182,7 +189,7 @@ def lint_ranges(
         where: The recipe.
 
     Raises:
-        BuildError: More than a quarter of the tensors leave their range by over half of it.
+        ConfigError: More than a quarter of the tensors leave their range by over half of it.
     """
     far = []
     for name, (low, high) in calibrated.items():
@@ -195,7 +202,7 @@ def lint_ranges(
     if len(far) > MAX_FAR_TENSORS * len(calibrated):
         worst = far[0]
         low, high = calibrated[worst]
-        raise BuildError(
+        raise ConfigError(
             f"{len(far)} of {len(calibrated)} tensors leave their calibrated range on the "
             f'evaluation set ("{worst}": {low:.3g}..{high:.3g} against '
             f"{evaluated[worst][0]:.3g}..{evaluated[worst][1]:.3g})",

@@ -9,19 +9,22 @@ import pty
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 
 from edgekit.cli.main import run
+from edgekit.runtime.host import host_kind
 from edgekit.toolchain.api import find_recipe
 from edgekit.toolchain.cache import Cache
 from edgekit.toolchain.events import ignore
+from edgekit.toolchain.project import packaged_folder
 from edgekit.toolchain.sources import fetch
+from edgekit.toolchain.targets import list_targets
 from edgekit.wire.canonical import sha256_file
 from edgekit.wire.signing import generate_key
 
@@ -154,6 +157,41 @@ def digits(tmp_path: Path) -> Path:
     for name in ("digits-cnn.toml", "digits-cnn.onnx"):
         shutil.copy(ROOT / "models" / name, models)
     return models.parent
+
+
+def leave_out(reason: str) -> NoReturn:
+    """Leave a test out, which under CI=true is a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"left out under CI: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def host_target() -> str:
+    """The target that stands for this host, where decisions rest on timings."""
+    kind = host_kind()
+    if kind not in list_targets([packaged_folder("targets")]):
+        leave_out(f"no target stands for this kind of host: {kind}")
+    return kind
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Mount a file system in memory, with options: ``size=1m``, ``ro``."""
+    made: list[Path] = []
+
+    def mount(name: str, *options: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        line = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
+        if os.geteuid() != 0 or subprocess.run(line, capture_output=True, check=False).returncode:
+            leave_out("only root can mount a small file system")
+        made.append(folder)
+        return folder
+
+    yield mount
+    for folder in made:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @dataclass(frozen=True)

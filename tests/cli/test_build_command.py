@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 import edgekit as package
-from edgekit.runtime.host import host_kind
 from edgekit.toolchain.lock import read_lock
 from edgekit.wire.bundle import open_bundle
 from edgekit.wire.canonical import sha256_file
@@ -66,7 +65,7 @@ def test_json_is_one_document_of_what_stands_in_the_folder(built):
 
 @needs_data
 def test_a_second_run_does_nothing_and_imports_nothing_heavy(built, tree):
-    folder, first = built
+    folder, _first = built
     before = tree(folder / "dist")
     stamps = {p: p.stat().st_mtime_ns for p in (folder / "dist").iterdir()}
     line = ["build", "digits-cnn", "--target", "rpi5", "--cache-dir", "cache"]
@@ -141,9 +140,8 @@ def test_no_color_is_honoured_in_a_terminal(built, in_terminal):
 def test_one_failure_does_not_stop_the_others(digits, edgekit, shared_cache):
     (digits / "models" / "broken.onnx").write_bytes(b"nothing of the kind")
     good = (digits / "models" / "digits-cnn.toml").read_text(encoding="utf-8")
-    bad = re.sub(
-        r'^sha256 = "7a3.*\n', "", good.replace("digits-cnn.onnx", "broken.onnx"), flags=re.M
-    )
+    bad = good.replace("digits-cnn.onnx", "broken.onnx")
+    bad = re.sub(r'^sha256 = "7a3.*\n', "", bad, flags=re.MULTILINE)
     (digits / "models" / "broken.toml").write_text(bad, encoding="utf-8")
     arguments = ("build", "--target", "rpi5", "--project", digits, "--jobs", "1")
     ran = edgekit(*arguments, "--json")
@@ -194,11 +192,9 @@ def test_two_folders_and_two_caches_give_the_same_bytes(
 
 @needs_data
 def test_a_timing_is_locked_so_that_another_build_repeats_it(
-    digits, cold_cache, edgekit, key_file, tmp_path, downloads
+    digits, cold_cache, edgekit, key_file, tmp_path, downloads, host_target
 ):
-    target = host_kind()
-    if target not in ("x86-64-vnni", "x86-64-avx2"):
-        pytest.skip(f"no target stands for this kind of host: {target}")
+    target = host_target
     other = tmp_path / "other"
     first = edgekit(
         *("build", "digits-cnn", "--target", target, "--project", digits, "--json"),

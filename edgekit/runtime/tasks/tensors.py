@@ -7,8 +7,10 @@ two models can be compared; nothing is decoded.
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 from edgekit.runtime.session import Run
 from edgekit.runtime.tasks import Agreement, Prediction
@@ -43,7 +45,7 @@ class Tensors:
             taken by a fixed stride.
 
         Raises:
-            ConfigError: Not such a file, or an input is missing.
+            ConfigError: Not such a file, or an input is missing or not finite.
         """
         outputs = run(self._feeds(data))
         return {"outputs": {name: _thin(value) for name, value in outputs.items()}}
@@ -70,7 +72,7 @@ class Tensors:
                 arrays = {self._inputs[0]: loaded} if len(self._inputs) == 1 else {}
             else:
                 arrays = {name: loaded[name] for name in self._inputs if name in loaded.files}
-        except (ValueError, OSError, EOFError, KeyError) as error:
+        except (ValueError, OSError, EOFError, KeyError, BadZipFile, zlib.error) as error:
             raise ConfigError(f"not an .npz or .npy of plain arrays: {error}") from error
         missing = [name for name in self._inputs if name not in arrays]
         if missing:
@@ -80,6 +82,12 @@ class Tensors:
                 + ", ".join(f"{n}=…" for n in self._inputs)
                 + ")",
             )
+        for name, array in arrays.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ConfigError(
+                    f'input "{name}" is not finite: the sample has NaN or infinite values',
+                    hint="leave the sample out, or clean what it was saved from",
+                )
         return arrays
 
 

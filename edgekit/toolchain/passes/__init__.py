@@ -67,12 +67,14 @@ class CanonicalOptions:
         shapes: Shapes of inputs, by name. A number fixes a dimension, a string leaves it dynamic.
         opset: The default operator set to reach; a newer one is left as it is.
         opset_max: Newest one that the target loads; None for no limit.
+        static: The target takes inputs and outputs of known sizes alone.
     """
 
     fixed: Mapping[str, Any] = field(default_factory=dict)
     shapes: Mapping[str, Sequence[int | str]] = field(default_factory=dict)
     opset: int = DEFAULT_OPSET
     opset_max: int | None = None
+    static: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,14 @@ def canonicalise(graph: Graph, options: CanonicalOptions) -> tuple[Graph, list[P
 
     Raises:
         BuildError: The operator set is newer than the target's, an option does not fit the model,
-            ONNX Runtime cannot load the model, or a pass broke it.
+            a dimension is open where the target needs it static, ONNX Runtime cannot load the
+            model, or a pass broke it.
     """
     _refuse_new_opset(graph, options)
-    return _run(graph, CANONICAL_ORDER, options)
+    canonical, notes = _run(graph, CANONICAL_ORDER, options)
+    if options.static:
+        _refuse_open_shapes(canonical)
+    return canonical, notes
 
 
 def optimize(graph: Graph) -> tuple[Graph, list[PassNote]]:
@@ -255,4 +261,27 @@ def _refuse_new_opset(graph: Graph, options: CanonicalOptions) -> None:
         raise BuildError(
             f"opset too new: the model has {graph.opset}, the target loads {options.opset_max}",
             hint=f"export it again with opset {min(DEFAULT_OPSET, options.opset_max)}",
+        )
+
+
+def _refuse_open_shapes(graph: Graph) -> None:
+    inputs = set(graph.input_names)
+    ports = [*graph.proto.graph.input, *graph.proto.graph.output]
+    for port in sorted(ports, key=lambda p: p.name not in inputs):
+        kind = port.type.tensor_type
+        shape = [
+            d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in kind.shape.dim
+        ]
+        if kind.HasField("shape") and all(isinstance(d, int) for d in shape):
+            continue
+        is_input = port.name in inputs
+        word, hint = (
+            ("input", "give its size in [[inputs]] shape")
+            if is_input
+            else ("output", "its size depends on the data: cut the model before it")
+        )
+        raise BuildError(
+            f'{word} "{port.name}" has the open shape {shape}, and the target takes static shapes '
+            "alone",
+            hint=hint,
         )
