@@ -44,11 +44,8 @@ CANONICAL_ORDER: Order = (
     "tidy",
 )
 OPTIMIZE_ORDER: Order = (
-    "fold_affine",
-    "hard_sigmoid",
-    "fold_forward",
-    "one_hot_table",
-    _SETTLE,
+    # What one of them takes away can bring two nodes together for another.
+    ("fold_affine", "hard_sigmoid", "fold_forward", "one_hot_table", *_SETTLE),
     "own_weights",
     "tidy",
 )
