@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
 
 from edgekit.cli.output import Output, common_options
+
+# It becomes the name of files.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 @click.command("init")
@@ -28,8 +32,12 @@ def command(
     import shlex
 
     from edgekit.toolchain.scaffold import model_name, recipe_text
-    from edgekit.wire.errors import ConfigError
+    from edgekit.wire.errors import ConfigError, UsageError
 
+    if name is not None and not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is not a model's name", hint="letters, digits, dots, - and _ make a name"
+        )
     folder = project / "models"
     path = folder / f"{name or model_name(model)}.toml"
     text = recipe_text(model, data, folder)
