@@ -36,9 +36,12 @@ class Component:
         return int((self.ends - self.starts).sum())
 
     def corners(self) -> Points:
-        """Corners of all runs, float64[4 R, 2]: their hull is the component's hull."""
-        x = np.concatenate([self.starts, self.ends, self.starts, self.ends])
-        y = np.concatenate([self.rows, self.rows, self.rows + 1, self.rows + 1])
+        """Outer corners of all rows, float64[N, 2]: their hull is the component's hull."""
+        rows, first = np.unique(self.rows, return_index=True)
+        left = np.minimum.reduceat(self.starts, first)
+        right = np.maximum.reduceat(self.ends, first)
+        x = np.concatenate([left, right, left, right])
+        y = np.concatenate([rows, rows, rows + 1, rows + 1])
         return np.stack([x, y], axis=1).astype(np.float64)
 
 
@@ -100,7 +103,7 @@ def hull(points: Points) -> Points:
     Returns:
         float64[M, 2], in one direction of turning, without points on an edge.
     """
-    ordered = [(float(x), float(y)) for x, y in np.unique(points, axis=0)]
+    ordered = sorted({(x, y) for x, y in points.tolist()})
     if len(ordered) <= 2:  # noqa: PLR2004 - a point or a line is its own hull
         return np.array(ordered)
 
@@ -225,11 +228,15 @@ def match(first: list[Points], second: list[Points], min_iou: float = 0.5) -> in
         second: Quads of the other.
         min_iou: Least overlap of a pair.
     """
+    if not first or not second:
+        return 0
+    a, b = np.stack(first)[:, np.newaxis], np.stack(second)[np.newaxis]
+    # Most pairs lie apart: their bounding boxes say so at once.
+    apart = (a.max(axis=2) <= b.min(axis=2)) | (b.max(axis=2) <= a.min(axis=2))
     overlaps = [
         (-overlap, i, j)
-        for i, a in enumerate(first)
-        for j, b in enumerate(second)
-        if (overlap := iou(a, b)) >= min_iou
+        for i, j in np.argwhere(~apart.any(axis=2)).tolist()
+        if (overlap := iou(first[i], second[j])) >= min_iou
     ]
     taken_first: set[int] = set()
     taken_second: set[int] = set()
