@@ -172,9 +172,14 @@ def check_candidate(candidate: Candidate, feeds: Sequence[Feeds]) -> None:
     """
     if candidate.int8_share < MIN_INT8_SHARE:
         raise BuildError(f"only {candidate.int8_share:.0%} of its weights became int8")
-    outputs = runner(open_session(candidate.graph.to_bytes()))(feeds[0])
     import numpy as np
+    import onnx
 
+    try:
+        onnx.checker.check_model(candidate.graph.proto)
+    except onnx.checker.ValidationError as error:
+        raise BuildError(f"it is not valid ONNX: {str(error).strip().splitlines()[0]}") from error
+    outputs = runner(open_session(candidate.graph.to_bytes()))(feeds[0])
     for name, value in outputs.items():
         if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
             raise BuildError(f'its output "{name}" is NaN or infinite')

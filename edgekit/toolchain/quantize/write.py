@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.runtime.session import import_onnxruntime
 from edgekit.toolchain.graph import Graph
+from edgekit.toolchain.passes import CanonicalOptions, sort_nodes
 from edgekit.toolchain.target import Quantization
 from edgekit.wire.errors import BuildError
 
@@ -129,6 +130,10 @@ def _with_followers(proto: onnx.ModelProto, layers: set[str]) -> list[str]:
 
 def _finish(proto: Any) -> Graph:  # noqa: ANN401 - protobuf messages are untyped
     del proto.metadata_props[:]
+    # The writers note shapes that hold for no dynamic dimension; whoever needs shapes infers them.
+    del proto.graph.value_info[:]
+    # The writers append their nodes at the end; ONNX wants each node behind what it reads.
+    sort_nodes.apply(proto, CanonicalOptions())
     proto.producer_name = "edgekit"
     proto.producer_version = ""
     return Graph.of(proto)
