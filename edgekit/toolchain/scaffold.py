@@ -77,6 +77,7 @@ def recipe_text(model: Path, data: Path | None, folder: Path) -> str:
     Raises:
         ConfigError: The data folder is empty or does not fit the model.
         BuildError: The model cannot be read.
+        UsageError: There is no such file, or its name is not Unicode.
     """
     if not model.is_file():
         raise UsageError("no such file", where=str(model))
@@ -96,12 +97,12 @@ def recipe_text(model: Path, data: Path | None, folder: Path) -> str:
     ]
     for word, ports in (("inputs", inputs), ("outputs", outputs)):
         for port in ports:
-            shape = json.dumps(list(port.shape))
+            shape = ", ".join(_text(d) if isinstance(d, str) else str(d) for d in port.shape)
             lines += [
                 f"[[{word}]]",
                 f"name = {_text(port.name)}",
                 f'dtype = "{port.dtype}"',
-                f"shape = {shape}",
+                f"shape = [{shape}]",
                 "",
             ]
     lines += _task_lines(kind, inputs, outputs, model)
@@ -223,9 +224,15 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def _text(value: str) -> str:
-    # A JSON string is also a TOML basic string.
-    return json.dumps(value)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"a name is not Unicode: {value!a}", hint="give the file a name that is"
+        ) from error
+    # A JSON string is also a TOML basic string, but for surrogate pairs and a bare DEL.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _text_list(values: Iterable[str]) -> str:
-    return json.dumps(list(values))
+    return f"[{', '.join(_text(value) for value in values)}]"

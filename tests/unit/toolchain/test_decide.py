@@ -1,0 +1,164 @@
+"""What ships: the fastest plan that meets the contract, else fp32, else nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekit.toolchain.api import find_recipe
+from edgekit.toolchain.cache import Cache
+from edgekit.toolchain.decide import Decision, decide, describe_limit, describe_shortfall
+from edgekit.toolchain.events import ignore
+from edgekit.toolchain.located import Value
+from edgekit.toolchain.plan import make_plan
+from edgekit.toolchain.project import folders
+from edgekit.toolchain.scaffold import recipe_text
+from edgekit.toolchain.stages import Workbench
+from edgekit.toolchain.targets import load_target
+from edgekit.wire.measurement import Kind, Measurement, Outcome, Requirement, judge
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """A model of three wide convolutions, for which int8 pays on a Cortex-A76."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    folder = tmp_path_factory.mktemp("decide")
+    random = np.random.default_rng(5)
+    weights, nodes, last = [], [], "x"
+    for index, (width, depth) in enumerate([(3, 32), (32, 32), (32, 32)]):
+        value = random.normal(scale=(width * 9) ** -0.5, size=(depth, width, 3, 3))
+        weights.append(numpy_helper.from_array(value.astype(np.float32), f"w{index}"))
+        conv = helper.make_node("Conv", [last, f"w{index}"], [f"c{index}"], pads=[1, 1, 1, 1])
+        nodes += [conv, helper.make_node("Relu", [f"c{index}"], [f"r{index}"])]
+        last = f"r{index}"
+    nodes.append(helper.make_node("GlobalAveragePool", [last], ["y"]))
+    graph = helper.make_graph(
+        nodes,
+        "wide",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 32, 32])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 32, 1, 1])],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(folder / "wide.onnx"))
+    (folder / "samples").mkdir()
+    for index in range(32):
+        x = random.normal(size=(1, 3, 32, 32)).astype(np.float32)
+        np.savez(folder / "samples" / f"{index}.npz", x=x)
+    (folder / "models").mkdir()
+    return folder
+
+
+@pytest.fixture
+def decided(project, shared_cache):
+    """Decide under a contract, for a target, under an earlier decision."""
+
+    def go(accept: str, target: str = "rpi5", lock: str | None = None) -> Decision:
+        text = recipe_text(project / "wide.onnx", project / "samples", project / "models")
+        assert "output_cosine = { min = 0.98 }" in text
+        text = text.replace("output_cosine = { min = 0.98 }", accept)
+        (project / "models" / "wide.toml").write_text(text)
+        resolved = load_target(target, folders(project, "targets"))
+        recipe = find_recipe("wide", project)
+        plan = make_plan(recipe, resolved, None if lock is None else Value(lock, "edgekit.lock"))
+        return decide(Workbench(recipe, resolved, plan, Cache(shared_cache), ignore))
+
+    return go
+
+
+def test_int8_ships_where_it_meets_the_contract_and_pays(decided):
+    decision = decided("output_cosine = { min = 0.9 }")
+    assert decision.winner.candidate.name == "static int8"
+    assert decision.winner.latency_ratio < 1
+    assert decision.winner.ratio_kind == "predicted"
+    assert [j.candidate.name for j in decision.judged] == ["fp32", "static int8"]
+    assert (
+        decision.winner.candidate.graph.size_bytes < decision.judged[0].candidate.graph.size_bytes
+    )
+    assert "static int8 meets the contract at" in decision.reason
+
+
+def test_fp32_is_kept_where_no_plan_is_close_enough(decided):
+    decision = decided("output_cosine = { min = 0.9999999 }")
+    assert decision.winner.candidate.name == "fp32"
+    assert decision.winner.reason == ""
+    assert len(decision.judged) > 2
+    assert all("output_cosine" in judged.reason for judged in decision.judged[1:])
+    assert decision.reason.startswith("fp32 is kept: with ")
+    assert "output_cosine" in decision.reason
+    kept = [len(judged.candidate.kept_float) for judged in decision.judged[1:]]
+    statics = [
+        n for n, j in zip(kept, decision.judged[1:], strict=True) if "static" in j.candidate.name
+    ]
+    assert statics == sorted(set(statics)), "more and more layers stay fp32, none twice"
+
+
+def test_int8_is_kept_where_fp32_alone_breaks_the_contract(decided):
+    decision = decided("output_cosine = { min = 0.9 }\nsize_mib = { max = 0.04 }")
+    assert decision.winner.candidate.name == "static int8"
+    assert not decision.judged[0].meets_contract
+
+
+def test_nothing_ships_where_nothing_meets_the_contract(decided):
+    decision = decided("output_cosine = { min = 0.9 }\nsize_mib = { max = 0.001 }")
+    assert decision.shipped is None
+    assert decision.reason == ""
+    with pytest.raises(ValueError, match="nothing ships"):
+        _ = decision.winner
+
+
+def test_a_metric_that_cannot_be_evaluated_ships_nothing(decided):
+    decision = decided("npu_share = { min = 0.5 }")
+    assert decision.shipped is None
+    assert "npu_share is required and could not be evaluated" in decision.judged[1].reason
+
+
+def test_an_earlier_decision_is_repeated(decided):
+    fp32 = decided("output_cosine = { min = 0.9 }", lock="fp32")
+    assert fp32.winner.candidate.name == "fp32"
+    assert [j.candidate.name for j in fp32.judged] == ["fp32"]
+    assert "edgekit.lock" in fp32.reason
+    int8 = decided("output_cosine = { min = 0.9 }", lock="static int8")
+    assert int8.winner.candidate.name == "static int8"
+    assert int8.winner.timing is None
+
+
+def test_a_decision_that_no_candidate_has_any_more_is_taken_anew(decided):
+    decision = decided("output_cosine = { min = 0.9 }", lock="static int4, by a wizard")
+    assert decision.winner.candidate.name == "static int8"
+
+
+limits = st.floats(min_value=-1e6, max_value=1e6, allow_nan=False)
+
+
+@given(limit=limits, value=limits, vs=st.sampled_from(["absolute", "fp32"]), low=st.booleans())
+def test_a_shortfall_names_metric_value_and_limit(limit, value, vs, low):
+    requirement = Requirement("m", limit if low else None, None if low else limit, vs, "f:1")
+    measured = Measurement("m", value, Kind.MEASURED, "here")
+    zero = Measurement("m", 0.0, Kind.MEASURED, "here")
+    (verdict,) = judge([requirement], [measured], [zero])
+    text = describe_shortfall(verdict)
+    assert text.startswith("m is ")
+    assert f"{value:.3g}" in text
+    assert describe_limit(requirement) in text
+    assert ("≥" if low else "≤") in text
+    assert (f"{abs(limit):g}" if vs == "fp32" else f"{limit:g}") in text
+
+
+@given(value=limits, step=st.floats(min_value=0, max_value=1e3), limit=limits)
+def test_a_better_value_never_fails_where_a_worse_one_passes(value, step, limit):
+    order = [Outcome.FAIL, Outcome.UNDECIDED, Outcome.PASS]
+
+    def outcome(of: float, *, low: bool) -> int:
+        requirement = Requirement("m", limit if low else None, None if low else limit)
+        (verdict,) = judge([requirement], [Measurement("m", of, Kind.MEASURED, "here")], [])
+        return order.index(verdict.outcome)
+
+    assert outcome(value + step, low=True) >= outcome(value, low=True)
+    assert outcome(value + step, low=False) <= outcome(value, low=False)
