@@ -21,6 +21,18 @@ if TYPE_CHECKING:
 
 MAX_VALUES = 1024
 MAX_SAMPLE_BYTES = 256 << 20
+# What numpy and zipfile raise for files that are no arrays, or were cut off.
+_DAMAGED = (
+    ValueError,
+    OSError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    BadZipFile,
+    zlib.error,
+)
 
 
 class Tensors:
@@ -64,15 +76,19 @@ class Tensors:
     def _feeds(self, data: bytes) -> dict[str, np.ndarray[Any, Any]]:
         import numpy as np
 
+        too_large = ConfigError(f"a sample is over {MAX_SAMPLE_BYTES >> 20} MiB")
         if len(data) > MAX_SAMPLE_BYTES:
-            raise ConfigError(f"a sample is over {MAX_SAMPLE_BYTES >> 20} MiB")
+            raise too_large
         try:
             loaded = np.load(io.BytesIO(data), allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 arrays = {self._inputs[0]: loaded} if len(self._inputs) == 1 else {}
             else:
+                # An archive of a few KB can unpack to gigabytes.
+                if sum(entry.file_size for entry in loaded.zip.infolist()) > MAX_SAMPLE_BYTES:
+                    raise too_large
                 arrays = {name: loaded[name] for name in self._inputs if name in loaded.files}
-        except (ValueError, OSError, EOFError, KeyError, BadZipFile, zlib.error) as error:
+        except _DAMAGED as error:
             raise ConfigError(f"not an .npz or .npy of plain arrays: {error}") from error
         missing = [name for name in self._inputs if name not in arrays]
         if missing:
