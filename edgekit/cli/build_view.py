@@ -64,7 +64,7 @@ class BuildView:
         detail = event.detail
         if event.stage == "fetch":
             # A file belongs to no model: its own name is the news.
-            subject, detail = subject and " " * len(subject), f"{event.subject} {detail}"
+            subject, detail = " " * 19 if subject else "", f"{event.subject} {detail}"
         time = (
             "cached" if event.cached else "" if event.seconds is None else f"{event.seconds:.1f} s"
         )
