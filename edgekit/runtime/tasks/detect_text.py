@@ -1,8 +1,20 @@
 """Find lines of text in a picture (DBNet): quads around them.
 
-The picture is fitted into the model's canvas (proportions kept, top left), the model answers with a
-map of probabilities, and every connected part of the map above a threshold becomes a quad: the
-rectangle of least area around it, moved outwards.
+Options:
+    input: Name of the model's input, ``float32[1, 3, height, width]``; default ``"x"``.
+    width, height: The model's canvas in pixels, multiples of 32; default 640 each.
+    crop: True (default) leaves out what a picture does not need of the canvas and does not enlarge
+        a small one: the model then takes sides that vary in steps of 32.
+    order: Channel order of the model: ``"bgr"`` (default) or ``"rgb"``.
+    mean, std: Three numbers each, default 127.5: the input is ``(x - mean) / std``, x in 0..255.
+    threshold: A pixel belongs to text above this probability, default 0.3.
+    box_threshold: Least mean probability of a part, default 0.5.
+    unclip: How far a rectangle moves outwards, default 1.6: maps are trained on shrunken text.
+    max_boxes: Most parts that are looked at, largest first; default 1000.
+
+The picture lies at the canvas's top left, in its own proportions. The model answers with a map of
+probabilities, and every connected part of it above the threshold becomes a quad: the rectangle of
+least area around it, moved outwards. A sample is a picture file.
 
 Against the original (Liao et al. 2020, Real-time scene text detection with differentiable
 binarization) three things are simpler, so that a device needs neither OpenCV nor shapely: a part is
@@ -170,13 +182,7 @@ def find_quads(
 
 
 def create(options: Mapping[str, Any], files: Mapping[str, bytes]) -> DetectText:
-    """Make the task.
-
-    Args:
-        options: ``input`` (``x``), ``width`` and ``height`` (640), ``crop`` (true), ``mean`` and
-            ``std`` (127.5 each), ``order`` (``bgr``), ``threshold`` (0.3), ``box_threshold``
-            (0.5), ``unclip`` (1.6), ``max_boxes`` (1000).
-        files: None are needed.
+    """Make the task; see the module's text for the options.
 
     Raises:
         ConfigError: An option is unknown or wrong.

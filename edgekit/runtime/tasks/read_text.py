@@ -1,7 +1,19 @@
 """Read one line of text: a picture of the line in, its characters out (CTC, greedy).
 
-The picture is scaled to the model's height. Its width is kept in proportion and filled up to the
-next of a few widths, so that a runtime meets few shapes; a longer line is squeezed.
+Options:
+    input: Name of the model's input, ``float32[1, 3, height, width]``; default ``"x"``.
+    height: Height of the input in pixels, default 48.
+    widths: Widths of the input; a line takes the first that holds it, so that a runtime meets few
+        shapes, and one longer than the last is squeezed. Default 160, 320, 640, 960 and 1280.
+    order: Channel order of the model: ``"bgr"`` (default) or ``"rgb"``.
+    mean, std: The input is ``(x - mean) / std`` with x in 0..255; default 127.5 each.
+    space: True (default) if the model has a class for the space behind those of the file.
+
+Files:
+    characters: UTF-8, one character a line, in the order of the model's classes behind the blank.
+
+The picture is scaled to the height, in its own proportions, and filled up with zeros. A sample is
+a picture file of one line.
 """
 
 from __future__ import annotations
@@ -136,12 +148,7 @@ def read_alphabet(data: bytes, *, space: bool) -> tuple[str, ...]:
 
 
 def create(options: Mapping[str, Any], files: Mapping[str, bytes]) -> ReadText:
-    """Make the task.
-
-    Args:
-        options: ``input`` (``x``), ``height`` (48), ``widths`` (160 … 1280), ``mean`` and ``std``
-            (127.5), ``order`` (``bgr``), ``space`` (true: a space class behind the file's).
-        files: ``characters``, see :func:`read_alphabet`.
+    """Make the task; see the module's text for the options and files.
 
     Raises:
         ConfigError: An option is unknown or wrong, or the character file is missing.
