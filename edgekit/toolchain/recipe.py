@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,7 +168,7 @@ def read_recipe(root: Table, path: Path) -> Recipe:
     recipe = Recipe(
         name=root.get("name", str, path.stem),
         title=root.get("title", str),
-        serial=root.get("serial", int),
+        serial=_at_least(root, "serial", 1),
         license=root.get("license", str),
         source=_source(source, closed=False),
         export_task=source.optional("export_task", str),
@@ -218,7 +219,7 @@ def _source(table: Table, *, closed: bool = True) -> SourceRef:
 
 def _tensor(table: Table) -> TensorSpec:
     shape = table.get("shape", list)
-    if not all(isinstance(d, int | str) for d in shape):
+    if not all(isinstance(d, int | str) and not isinstance(d, bool) for d in shape):
         raise ConfigError("a shape holds integers and names", where=table.where("shape"))
     spec = TensorSpec(
         name=table.get("name", str),
@@ -241,7 +242,7 @@ def _data(table: Table) -> DataSpec:
     return DataSpec(
         source=source,
         reader=table.get("reader", str, "files"),
-        limit=table.get("limit", int, 0),
+        limit=_at_least(table, "limit", 0, 0),
         optional=table.get("optional", bool, False),
         extra=extra,
         where=table.where(),
@@ -253,9 +254,12 @@ def _contract(table: Table) -> dict[str, tuple[Requirement, Mapping[str, float]]
     contract: dict[str, tuple[Requirement, Mapping[str, float]]] = {}
     for metric in table.names():
         entry = table.table(metric)
-        vs: Literal["absolute", "fp32"] = (
-            "fp32" if entry.get("vs", str, "absolute") == "fp32" else "absolute"
-        )
+        against = entry.get("vs", str, "absolute")
+        if against not in ("absolute", "fp32"):
+            raise ConfigError(
+                f'"vs" is "{against}"', where=table.where(metric), hint='"absolute" or "fp32"'
+            )
+        vs: Literal["absolute", "fp32"] = "fp32" if against == "fp32" else "absolute"
         minimum, maximum = entry.optional("min", float), entry.optional("max", float)
         if (minimum is None) == (maximum is None):
             raise ConfigError(
@@ -263,10 +267,27 @@ def _contract(table: Table) -> dict[str, tuple[Requirement, Mapping[str, float]]
                 where=table.where(metric),
                 hint=f"{metric} = {{ min = 0.95 }}",
             )
-        on = {str(k): float(v) for k, v in entry.get("on", dict, {}).items()}
+        on = entry.get("on", dict, {})
+        for limit in (minimum, maximum, *on.values()):
+            if limit is not None and not _is_number(limit):
+                raise ConfigError(
+                    f'"{metric}" has the limit {limit!r}, expected a number',
+                    where=table.where(metric),
+                )
         entry.close()
         contract[metric] = (
             Requirement(metric, minimum, maximum, vs, table.where(metric)),
-            on,
+            {target: float(limit) for target, limit in on.items()},
         )
     return contract
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _at_least(table: Table, key: str, least: int, default: int | None = None) -> int:
+    value = table.get(key, int, default)
+    if value < least:
+        raise ConfigError(f'"{key}" is {value}, expected {least} or more', where=table.where(key))
+    return value

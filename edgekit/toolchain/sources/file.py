@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -56,4 +57,6 @@ def fetch(ref: SourceRef, context: Context) -> Path:
     def download(folder: Path) -> Path:
         return Path(shutil.copyfile(path, folder / path.name))
 
-    return unpack_pinned(pinned, context, member=member, download=download, opened=open_archive)
+    # It lies on this machine: no network is needed.
+    here = dataclasses.replace(context, offline=False)
+    return unpack_pinned(pinned, here, member=member, download=download, opened=open_archive)
