@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import queue
@@ -23,12 +24,17 @@ from edgekit.toolchain.recipe import Recipe, load_recipe
 from edgekit.toolchain.settings import Settings, load_settings
 from edgekit.toolchain.targets import load_target
 from edgekit.wire.errors import (
+    EXIT_INTERRUPTED,
     BuildError,
     ConfigError,
     EdgekitError,
     MissingToolError,
     did_you_mean,
 )
+
+log = logging.getLogger(__name__)
+
+_GRACE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -234,7 +240,6 @@ def _run_all(jobs: Sequence[Job], workers: int, on_event: OnEvent) -> Iterator[O
         for job in jobs:
             yield _guarded(job, on_event)
         return
-    # Large models first: the last one to end decides how long the whole takes.
     context = multiprocessing.get_context("spawn")
     events: Any = context.Queue()
     with _pool(workers, context, events) as pool:
@@ -259,6 +264,17 @@ def _result(future: Future[Outcome], job: Job) -> Outcome:
             job.resolved.target.name,
             BuildError(f"the worker process died: {error}", hint="build with --jobs 1"),
         )
+    except Exception as error:
+        # A bug met by one model does not stop the others; it is this outcome, with exit code 1.
+        log.debug("in a worker", exc_info=error)
+        return failed(
+            job.recipe.name,
+            job.resolved.target.name,
+            EdgekitError(
+                f"internal error: {type(error).__name__}: {error}",
+                hint="please report it; `--jobs 1 --verbose` shows the traceback",
+            ),
+        )
 
 
 @contextmanager
@@ -269,10 +285,15 @@ def _pool(workers: int, context: Any, events: Any) -> Iterator[ProcessPoolExecut
     try:
         yield pool
     except BaseException:
-        # Ctrl-C: the workers ignore it and are ended here; their temporary folders are swept later.
-        for process in list((pool._processes or {}).values()):
+        # Ctrl-C: the workers ignore it and are ended here, with time to remove what is half made.
+        workers_now = list((pool._processes or {}).values())
+        for process in workers_now:
             process.terminate()
-        pool.shutdown(wait=True, cancel_futures=True)
+        for process in workers_now:
+            process.join(_GRACE_S)
+            if process.is_alive():
+                process.kill()
+        pool.shutdown(wait=False, cancel_futures=True)
         raise
     pool.shutdown(wait=True)
 
@@ -287,6 +308,7 @@ def _drain(events: Any, on_event: OnEvent) -> None:  # noqa: ANN401
 
 
 _worker_events: Any = None
+_worker_is_busy = False
 
 
 def _start_worker(events: Any) -> None:  # noqa: ANN401
@@ -297,10 +319,21 @@ def _start_worker(events: Any) -> None:  # noqa: ANN401
 
 
 def _stop_worker(_signal: int, _frame: object) -> None:
+    if not _worker_is_busy:
+        os._exit(EXIT_INTERRUPTED)
     # An exception, not an exit: stages remove their temporary files on the way out.
     raise KeyboardInterrupt
 
 
 def _in_worker(job: Job) -> Outcome:
+    global _worker_is_busy  # noqa: PLW0603 - read by the signal handler of this process
     listen: Callable[[Event], None] = _worker_events.put
-    return _guarded(job, listen)
+    _worker_is_busy = True
+    try:
+        return _guarded(job, listen)
+    except KeyboardInterrupt:
+        # Not by way of the pool, which would go on with the next job, nor of the events' queue,
+        # which waits until somebody has read all of it.
+        os._exit(EXIT_INTERRUPTED)
+    finally:
+        _worker_is_busy = False
