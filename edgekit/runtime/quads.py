@@ -15,6 +15,8 @@ Points = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
+NO_AREA = 1e-9  # square pixels: what rounding leaves of a line
+
 
 @dataclass(frozen=True)
 class Component:
@@ -195,7 +197,7 @@ def iou(first: Points, second: Points) -> float:
         kept = _cut(kept, start, corners[(index + 1) % len(corners)])
     common = max(0.0, area(np.array(kept))) if len(kept) > 2 else 0.0  # noqa: PLR2004
     union = area(a) + area(b) - common
-    return min(1.0, common / union) if union > 0 else 0.0
+    return min(1.0, common / union) if union > NO_AREA else 0.0
 
 
 def _cut(

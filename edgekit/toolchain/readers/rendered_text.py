@@ -38,7 +38,7 @@ from edgekit.toolchain.readers.files import glob_regex
 from edgekit.wire.errors import ConfigError, MissingToolError
 
 T = TypeVar("T")
-Pixels = npt.NDArray[np.uint8]
+Colour = npt.NDArray[np.int32]  # RGB, 0..255
 Quad = list[list[float]]
 
 MAX_COUNT = 10_000
@@ -133,14 +133,6 @@ class Dice:
         pairs = raw.reshape(-1, 2).astype(np.int32).sum(axis=1) - 255
         noise: npt.NDArray[np.int32] = pairs[: height * width].reshape(height, width)
         return noise
-
-
-@dataclass(frozen=True)
-class _Ink:
-    """Colours of one picture: int32[3] each, RGB."""
-
-    paper: npt.NDArray[np.int32]
-    ink: npt.NDArray[np.int32]
 
 
 def read(
@@ -373,11 +365,11 @@ def _draw(mask: Any, place: tuple[float, float], text: str, font: Any) -> None: 
     ImageDraw.Draw(mask).text(place, text, fill=255, font=font)
 
 
-def _colours(dice: Dice) -> _Ink:
-    """Choose paper and ink at least 90 grey levels apart."""
+def _colours(dice: Dice) -> tuple[Colour, Colour]:
+    """Choose paper and ink, at least 90 grey levels apart."""
     dark = np.array([dice.integer(0, 90) for _ in range(3)], dtype=np.int32)
     light = np.array([dice.integer(180, 255) for _ in range(3)], dtype=np.int32)
-    return _Ink(dark, light) if dice.chance(0.2) else _Ink(light, dark)
+    return (dark, light) if dice.chance(0.2) else (light, dark)
 
 
 def _print(dice: Dice, mask: Any, degrees: float) -> bytes:  # noqa: ANN401
@@ -390,8 +382,8 @@ def _print(dice: Dice, mask: Any, degrees: float) -> bytes:  # noqa: ANN401
     if dice.chance(0.5):
         mask = mask.filter(ImageFilter.BoxBlur(dice.uniform(0.1, 0.7)))
     cover = np.asarray(mask, dtype=np.uint8).astype(np.int32)[..., np.newaxis]
-    colours = _colours(dice)
-    flat = (colours.paper * (255 - cover) + colours.ink * cover) // 255
+    paper, ink = _colours(dice)
+    flat = (paper * (255 - cover) + ink * cover) // 255
     height, width = cover.shape[:2]
     fall = dice.integer(0, 40)  # grey levels that the light loses towards one side
     light = np.arange(width, dtype=np.int32) * fall // max(1, width)

@@ -12,7 +12,10 @@ from edgekit.runtime import quads
 
 masks = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12))
 coordinates = st.integers(-50, 50).map(float)
-clouds = st.lists(st.tuples(coordinates, coordinates), min_size=1, max_size=30).map(np.array)
+# Corners of pixels: what a component has.
+clouds = st.lists(st.tuples(coordinates, coordinates), min_size=1, max_size=30).map(
+    lambda pixels: np.array([(x + a, y + b) for x, y in pixels for a in (0, 1) for b in (0, 1)])
+)
 
 
 def rectangle(x: float, y: float, width: float, height: float, degrees: float = 0.0) -> np.ndarray:
@@ -64,9 +67,7 @@ def test_a_long_winding_component_is_one():
 @given(clouds)
 def test_the_least_rectangle_holds_all_points_and_is_no_larger_than_the_upright_one(points):
     quad, width, height = quads.least_rectangle(points)
-    right = (quad[1] - quad[0]) / width if width else np.array([1.0, 0.0])
-    if not width and height:
-        right = np.array([quad[3][1] - quad[0][1], quad[0][0] - quad[3][0]]) / height
+    right = (quad[1] - quad[0]) / width
     down = np.array([-right[1], right[0]])
     u, v = (points - quad[0]) @ right, (points - quad[0]) @ down
     assert u.min() >= -1e-6
@@ -117,6 +118,15 @@ def test_a_square_and_the_same_on_its_corner():
     turned = rectangle(0, -math.sqrt(2), 2, 2, 45)
     octagon = 8 * (math.sqrt(2) - 1)
     assert quads.iou(square, turned) == pytest.approx(octagon / (8 - octagon))
+
+
+def test_points_on_a_line_have_a_rectangle_without_area():
+    quad, width, height = quads.least_rectangle(np.array([[0.0, 0.0], [3.0, 4.0]]))
+    assert sorted((width, height)) == pytest.approx([0.0, 5.0])
+    assert quads.iou(quad, quad) == pytest.approx(0.0)
+    single, *size = quads.least_rectangle(np.array([[2.0, 3.0]]))
+    assert size == [0.0, 0.0]
+    np.testing.assert_array_equal(single, [[2.0, 3.0]] * 4)
 
 
 def test_quads_without_area_overlap_nothing():
