@@ -41,7 +41,8 @@ def main() -> int:
         rows.append(row)
         print(
             f"{target:<18} exit {row['exit_code']}  {row['cpu_s']:.0f} CPU s  "
-            f"{row['wall_s']:.0f} s  again {row['rebuild_s']:.2f} s  same bytes {row['same_bytes']}",
+            f"{row['wall_s']:.0f} s  again {row['rebuild_s']:.2f} s  "
+            f"same bytes {row['same_bytes']}",
             file=sys.stderr,
         )
     document = {

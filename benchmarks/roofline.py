@@ -13,8 +13,6 @@ adds is not measured here. The committed file was made with exports of efficient
 (64 tokens) added to the models below.
 """
 
-# ruff: noqa: T201, D103 - a script that prints
-
 from __future__ import annotations
 
 import argparse

@@ -1,1 +1,1 @@
-"""The shared words: errors, measurements, manifests, messages. Standard library and the signing library only."""
+"""The shared words: errors, measurements, manifests. Standard library and the signing library."""
