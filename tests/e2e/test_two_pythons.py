@@ -19,14 +19,14 @@ MODELS = ("digits-cnn", "silero-vad", "ppocr-v4-rec", "ppocr-v4-det")
 FETCHED = ("download", "source", "unpinned", "digest")
 
 
-def run(*line: object, cwd: Path | None = None) -> str:
+def run(*line: object, cwd: Path | None = None, code: Path | None = None) -> str:
     done = subprocess.run(
         [str(part) for part in line],
         capture_output=True,
         text=True,
         check=False,
         cwd=cwd,
-        env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONPATH": str(code or "")},
     )
     assert done.returncode == 0, f"{line}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
@@ -48,8 +48,8 @@ def other_python() -> Path | None:
 
 
 @pytest.fixture(scope="module")
-def pythons(tmp_path_factory) -> tuple[Path, Path]:
-    """This Python, and a virtual environment of another one with edgekit[build] in it."""
+def pythons(tmp_path_factory) -> tuple[Path, Path, Path]:
+    """This Python, a virtual environment of another one, and the edgekit that both run."""
     base = other_python()
     if base is None:
         reason = "no Python 3.11, 3.12 or 3.13 beside this one"
@@ -59,9 +59,12 @@ def pythons(tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("python")
     run(base, "-m", "venv", folder / "venv")
     other = folder / "venv" / "bin" / "python"
-    # A wheel, not an editable install: that one would not show what the wheel leaves out.
+    # As a wheel: an editable install would not show what the wheel leaves out.
     run(other, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", f"{ROOT}[build]")
-    return Path(sys.executable), other
+    where = "import edgekit; print(edgekit.__path__[0])"
+    installed = Path(run(other, "-P", "-c", where, cwd=folder).strip())
+    shutil.copytree(installed, folder / "code" / "edgekit")
+    return Path(sys.executable), other, folder / "code"
 
 
 def fetched(cache: Path, into: Path) -> Path:
@@ -92,13 +95,15 @@ def test_two_pythons_give_the_same_bytes(model, pythons, shared_cache, tmp_path)
     shutil.copytree(ROOT / "models", project / "models")
     # Downloads go to the shared cache, so that another run finds them.
     line = ("build", model, "--target", "rpi5", "--project", project, "--json", "--key-file", key)
-    run(sys.executable, "-m", "edgekit", *line, "--cache-dir", shared_cache, cwd=tmp_path)
+    *both, code = pythons
+    run(both[0], "-m", "edgekit", *line, "--cache-dir", shared_cache, cwd=tmp_path, code=code)
     bundles: list[dict[str, Any]] = []
-    for number, python in enumerate(pythons):
+    for number, python in enumerate(both):
         cache = fetched(shared_cache, tmp_path / f"cache{number}")
         said = run(
             *(python, "-m", "edgekit", *line, "--cache-dir", cache, "-o", tmp_path / f"d{number}"),
             cwd=tmp_path,
+            code=code,
         )
         (bundle,) = json.loads(said)["bundles"]
         assert bundle["status"] == "built"
