@@ -130,12 +130,12 @@ def _render_table(console: Console, result: BuildResult) -> None:
     for name, right in (
         ("model", False),
         ("ships as", False),
-        ("size, MiB", True),
+        ("MiB", True),
         ("of fp32", True),
         ("accuracy", True),
+        ("n", True),
         ("metric, measured here", False),
         ("p50, ms", True),
-        ("", False),
     ):
         table.add_column(name, justify="right" if right else "left", no_wrap=True)
     for outcome in result.outcomes:
@@ -149,13 +149,13 @@ def _render_table(console: Console, result: BuildResult) -> None:
         latency = found.get("latency_p50_ms")
         table.add_row(
             outcome.model,
-            summary["precision"],
+            summary["precision"] + (" =" if outcome.status == "up-to-date" else ""),
             f"{found['size_mib']['value']:.2f}",
             f"{found['size_mib']['value'] / fp32['size_mib']['value']:.2f}",
             f"{accuracy['value']:.3f}",
-            f"{accuracy['metric']} n={accuracy.get('n', '?')}",
+            str(accuracy.get("n", "–")),
+            accuracy["metric"],
             _number(latency),
-            "=" if outcome.status == "up-to-date" else "",
         )
     console.print()
     console.print(table)

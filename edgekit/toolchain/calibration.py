@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.runtime.session import open_session, runner
 from edgekit.toolchain.graph import Graph
 from edgekit.toolchain.plan import CALIBRATION_FEEDS
-from edgekit.toolchain.quantize.calibrate import TensorStats, collect
+from edgekit.toolchain.quantize.calibrate import TensorStats, collect, extremes
 from edgekit.toolchain.quantize.candidates import choose_rule, tensors_to_calibrate
 from edgekit.toolchain.quantize.layers import Layer, find_layers
 from edgekit.toolchain.quantize.sensitivity import layer_sqnr_db
@@ -120,10 +120,10 @@ def _lint_ranges(bench: Workbench, graph: Graph, stats: Mapping[str, TensorStats
     )
     if not feeds:
         return
-    seen = collect(graph, list(stats), feeds)
+    seen = extremes(graph, list(stats), feeds)
     lint_ranges(
         {n: (s.low, s.high) for n, s in stats.items()},
-        {n: (s.low, s.high) for n, s in seen.items()},
+        seen,
         bench.recipe.file,
     )
 

@@ -38,6 +38,8 @@ STEP_CODE: Mapping[str, tuple[str, ...]] = {
     "bundle": ("toolchain/pack.py", "toolchain/sbom.py", "wire/*.py", "runtime/golden.py"),
 }
 
+# What decodes and draws samples: another version may give other pixels.
+_TASK_TOOLS = ("Pillow", "soundfile")
 _PREDICT_CODE = (
     "predict.py",
     "facts.py",
@@ -220,6 +222,7 @@ def _calibrate_step(recipe: Recipe) -> Step:
                 "calibration", [_data(s, recipe.folder) for s in recipe.calibration]
             ),
             "feeds": Value(CALIBRATION_FEEDS, "default"),
+            "tools": Value({name: version_of(name) for name in _TASK_TOOLS}, "installed"),
             "code": _code("calibrate", [PACKAGE / r for r in readers]),
         },
     )
@@ -252,6 +255,7 @@ def _verify_step(recipe: Recipe, target: str) -> Step:
         "verify",
         {
             "task": recipe.value("task.name", recipe.task),
+            "tools": Value({name: version_of(name) for name in _TASK_TOOLS}, "installed"),
             "task_options": recipe.value("task", dict(recipe.task_options)),
             "metric": recipe.value("evaluate.metric", recipe.metric),
             "data": recipe.value(

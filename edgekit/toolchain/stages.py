@@ -110,12 +110,11 @@ class Workbench:
     @functools.cached_property
     def task_sha256(self) -> str:
         """Digest of everything that predictions rest on beside the graph and the data."""
-        verify = self.plan.step("verify").values()
         return digest_of(
             [
                 self.recipe.task,
                 dict(self.recipe.task_options),
-                verify["code"],
+                self.code("verify"),
                 host_kind(),
                 self.plan.step("fetch").values(),
                 self.plan.step("canonicalise").values()["tools"],
@@ -138,7 +137,8 @@ class Workbench:
 
     def code(self, step: str) -> str:
         """Digest of the code that a step rests on."""
-        return str(self.plan.step(step).values()["code"])
+        values = self.plan.step(step).values()
+        return digest_of([values["code"], values.get("tools")])
 
     @functools.cached_property
     def source(self) -> Graph:

@@ -72,7 +72,7 @@ def collect(
 
     if not feeds:
         raise BuildError("there are no calibration samples", hint="give the recipe [[calibration]]")
-    ranges = _ranges(graph, tensors, feeds, on_done)
+    ranges = extremes(graph, tensors, feeds, on_done)
     histograms = {name: np.zeros(BINS, dtype=np.int64) for name in ranges}
     for start in range(0, len(tensors), _CHUNK_TENSORS):
         chunk = [t for t in tensors[start : start + _CHUNK_TENSORS] if t in ranges]
@@ -150,9 +150,17 @@ def _clipping_error(centres: Any, counts: Any, low: float, high: float) -> float
     return float((counts * beyond**2).sum() + (counts * inside).sum() * step**2 / 12)
 
 
-def _ranges(
-    graph: Graph, tensors: Sequence[str], feeds: Iterable[Feeds], on_done: Callable[[int], None]
+def extremes(
+    graph: Graph,
+    tensors: Sequence[str],
+    feeds: Iterable[Feeds],
+    on_done: Callable[[int], None] = lambda _done: None,
 ) -> dict[str, tuple[float, float]]:
+    """Return the smallest and largest value of each tensor: the first pass alone.
+
+    Raises:
+        BuildError: An activation is NaN or infinite.
+    """
     import numpy as np
 
     session, names = _session_with_extremes(graph, tensors)
@@ -160,13 +168,13 @@ def _ranges(
     ranges: dict[str, tuple[float, float]] = {}
     for index, feed in enumerate(feeds):
         values = session.run(None, dict(feed))[-2 * len(names) :] if names else []
-        extremes = {
+        seen = {
             name: (float(values[2 * i]), float(values[2 * i + 1])) for i, name in enumerate(names)
         }
-        extremes.update(
+        seen.update(
             {t: (float(np.min(feed[t])), float(np.max(feed[t]))) for t in tensors if t in fed}
         )
-        for name, (low, high) in extremes.items():
+        for name, (low, high) in seen.items():
             if not (np.isfinite(low) and np.isfinite(high)):
                 raise BuildError(
                     f'tensor "{name}" is NaN or infinite on calibration sample {index}',

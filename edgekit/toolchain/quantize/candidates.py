@@ -16,6 +16,7 @@ from edgekit.toolchain.quantize.calibrate import (
     choose_range,
 )
 from edgekit.toolchain.quantize.layers import Layer, find_layers
+from edgekit.toolchain.quantize.sensitivity import MAX_SQNR_DB
 from edgekit.toolchain.quantize.write import int8_share, write_dynamic, write_static
 from edgekit.toolchain.target import Quantization
 from edgekit.wire.errors import BuildError
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 # A plan whose weights stay float after all is not an int8 plan, and never ships as one.
 MIN_INT8_SHARE = 0.1
-_RULE_FEEDS = 8
+_RULE_FEEDS = 16
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def choose_rule(
         The rule, the ranges it gives, and the SQNR of every rule in dB (the worst output's).
     """
     reference = runner(open_session(graph.to_bytes()))
-    few = feeds[:_RULE_FEEDS]
+    count = min(_RULE_FEEDS, len(feeds))
+    few = [feeds[i * len(feeds) // count] for i in range(count)]
     wanted = [reference(feed) for feed in few]
     sqnr: dict[str, float] = {}
     ranges: dict[str, dict[str, tuple[float, float]]] = {}
@@ -90,18 +92,21 @@ def choose_rule(
 def worst_output_sqnr_db(
     run: Run, wanted: Sequence[Mapping[str, np.ndarray[Any, Any]]], feeds: Sequence[Feeds]
 ) -> float:
-    """Return the lowest signal-to-noise ratio of any output, in dB; each output by itself."""
+    """Return the lowest signal-to-noise ratio of any output, in dB; each output by itself.
+
+    The mean over feeds of each feed's own ratio: sums over all of them hear the loud ones alone.
+    """
     import numpy as np
 
-    signal: dict[str, float] = {}
-    noise: dict[str, float] = {}
+    ratios: dict[str, list[float]] = {}
     for feed, reference in zip(feeds, wanted, strict=True):
         answer = run(feed)
         for name, value in reference.items():
             a, b = value.astype(np.float64), answer[name].astype(np.float64)
-            signal[name] = signal.get(name, 0.0) + float((a * a).sum())
-            noise[name] = noise.get(name, 0.0) + float(((a - b) ** 2).sum())
-    return min(10 * math.log10(max(signal[n], 1e-30) / max(noise[n], 1e-30)) for n in signal)
+            signal, noise = float((a * a).sum()), float(((a - b) ** 2).sum())
+            decibel = 10 * math.log10(max(signal, 1e-30) / max(noise, 1e-30))
+            ratios.setdefault(name, []).append(min(decibel, MAX_SQNR_DB))
+    return min(sum(found) / len(found) for found in ratios.values())
 
 
 def static_candidate(
