@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,7 +181,7 @@ def predict(
     facts = graph_facts(graph, dims)
     band = load_band()
     nodes = cost_nodes(facts, target, assumptions)
-    latency_ms = sum(node.total_ms for node in nodes)
+    latency_ms = math.fsum(node.total_ms for node in nodes)
     memory_mib = predict_memory_mib(facts, assumptions)
     note = f"band: measured / predicted over {band.n} models on a {band.host} host; {NEVER_CHECKED}"
 

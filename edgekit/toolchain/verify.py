@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +129,7 @@ def accuracy_measurements(
 
 def _interval(value: float, scores: Sequence[float] | None) -> tuple[float, float] | None:
     """Return the interval of a value that is the mean of its scores; others have none."""
-    if not scores or abs(sum(scores) / len(scores) - value) > MEAN_SLACK:
+    if not scores or abs(math.fsum(scores) / len(scores) - value) > MEAN_SLACK:
         return None
     return mean_interval(scores, seed=0)
 

@@ -24,6 +24,7 @@ A sample is a picture file, or an .npy file with uint8[H, W] or uint8[H, W, C].
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -161,7 +162,9 @@ class ClassifyImage:
             float(a["top"][0]["index"] == b["top"][0]["index"])
             for a, b in zip(reference, other, strict=True)
         )
-        return Agreement("top1_agreement", sum(scores) / len(scores) if scores else 0.0, scores)
+        return Agreement(
+            "top1_agreement", math.fsum(scores) / len(scores) if scores else 0.0, scores
+        )
 
 
 def softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

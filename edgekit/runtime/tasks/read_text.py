@@ -18,6 +18,7 @@ a picture file of one line.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -96,7 +97,9 @@ class ReadText:
     def agreement(self, reference: Sequence[Prediction], other: Sequence[Prediction]) -> Agreement:
         """Compare texts: 1 where every character is the same, else 0."""
         scores = tuple(float(a["text"] == b["text"]) for a, b in zip(reference, other, strict=True))
-        return Agreement("text_agreement", sum(scores) / len(scores) if scores else 1.0, scores)
+        return Agreement(
+            "text_agreement", math.fsum(scores) / len(scores) if scores else 1.0, scores
+        )
 
 
 def decode(probabilities: npt.NDArray[Any], alphabet: Sequence[str]) -> tuple[str, float]:
@@ -118,7 +121,7 @@ def decode(probabilities: npt.NDArray[Any], alphabet: Sequence[str]) -> tuple[st
     if not len(steps):
         return "", 0.0
     chosen = probabilities[steps, best[steps]].astype(np.float64)
-    score = min(1.0, max(0.0, sum(chosen.tolist()) / len(steps)))
+    score = min(1.0, max(0.0, math.fsum(chosen.tolist()) / len(steps)))
     return "".join(alphabet[i] for i in best[steps]), round(score, 6)
 
 

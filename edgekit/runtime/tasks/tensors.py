@@ -7,6 +7,7 @@ two models can be compared; nothing is decoded.
 from __future__ import annotations
 
 import io
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,9 @@ class Tensors:
             )
             for one, two in zip(reference, other, strict=True)
         )
-        return Agreement("output_cosine", sum(scores) / len(scores) if scores else 0.0, scores)
+        return Agreement(
+            "output_cosine", math.fsum(scores) / len(scores) if scores else 0.0, scores
+        )
 
     def _feeds(self, data: bytes) -> dict[str, np.ndarray[Any, Any]]:
         import numpy as np

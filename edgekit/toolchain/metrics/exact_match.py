@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,4 +27,4 @@ def score(predictions: Sequence[Prediction], labels: Sequence[Any]) -> Score:
         float(prediction["text"] == label)
         for prediction, label in zip(predictions, labels, strict=True)
     )
-    return Score(sum(scores) / len(scores), scores)
+    return Score(math.fsum(scores) / len(scores), scores)

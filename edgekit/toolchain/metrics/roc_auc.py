@@ -5,6 +5,7 @@ A sample's score is the mean of its ``frames`` (detect-speech), or its ``score``
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,7 +57,7 @@ def _interval(
 
 def _score_of(prediction: Prediction) -> float:
     frames = prediction.get("frames")
-    value = sum(frames) / len(frames) if frames else prediction.get("score")
+    value = math.fsum(frames) / len(frames) if frames else prediction.get("score")
     if not isinstance(value, int | float):
         raise ConfigError(
             "roc_auc needs predictions with frames or a score", hint="choose another metric"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ def score(predictions: Sequence[Prediction], labels: Sequence[Any]) -> Score:
         found, wanted = quads_of(prediction), _labelled(label)
         matched = quads.match(wanted, found, MIN_IOU)
         scores.append(pictures.f1(matched, len(wanted), len(found)))
-    return Score(sum(scores) / len(scores), tuple(scores))
+    return Score(math.fsum(scores) / len(scores), tuple(scores))
 
 
 def _labelled(label: Any) -> list[quads.Points]:  # noqa: ANN401 - labels are any JSON

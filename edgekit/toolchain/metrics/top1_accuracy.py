@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ def score(predictions: Sequence[Prediction], labels: Sequence[Any]) -> Score:
         float(_hit(prediction, label))
         for prediction, label in zip(predictions, labels, strict=True)
     )
-    return Score(sum(scores) / len(scores), scores)
+    return Score(math.fsum(scores) / len(scores), scores)
 
 
 def _hit(prediction: Prediction, label: Any) -> bool:  # noqa: ANN401 - any JSON value

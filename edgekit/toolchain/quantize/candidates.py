@@ -106,7 +106,7 @@ def worst_output_sqnr_db(
             signal, noise = float((a * a).sum()), float(((a - b) ** 2).sum())
             decibel = 10 * math.log10(max(signal, 1e-30) / max(noise, 1e-30))
             ratios.setdefault(name, []).append(min(decibel, MAX_SQNR_DB))
-    return min(sum(found) / len(found) for found in ratios.values())
+    return min(math.fsum(found) / len(found) for found in ratios.values())
 
 
 def static_candidate(
