@@ -39,6 +39,11 @@ from edgekit.wire.results import Results
 from edgekit.wire.signing import PrivateKey
 
 GOLDEN_SAMPLES = 16
+# Between QuantizeLinear and DequantizeLinear these run on integers, or only move values.
+_INTEGER_OPS = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "Conv", "Gemm", "MatMul", "Relu", "Clip", "MaxPool"}
+    | {"Flatten", "Reshape", "Squeeze"}
+)
 
 # Static int8 is integer arithmetic, equal everywhere; float32 parts differ in the last bits, and
 # what they feed to a rounding step may then fall on the other side of it.
@@ -133,27 +138,9 @@ def graph_kind(shipped: Judged) -> GraphKind:
     if "dynamic" in shipped.candidate.precision:
         return "dynamic"
     # Exact only where no float32 arithmetic is left between the first and the last rounding.
-    float_ops = {
-        "QuantizeLinear",
-        "DequantizeLinear",
-        "Conv",
-        "Gemm",
-        "MatMul",
-        "Relu",
-        "Clip",
-        "Add",
-        "MaxPool",
-        "Flatten",
-        "Reshape",
-        "GlobalAveragePool",
-        "Squeeze",
-    }
     ops = {node.op_type for node in shipped.candidate.graph.proto.graph.node}
-    return (
-        "static-int8"
-        if not shipped.candidate.kept_float and ops <= float_ops - {"Add", "GlobalAveragePool"}
-        else "static-mixed"
-    )
+    exact = not shipped.candidate.kept_float and ops <= _INTEGER_OPS
+    return "static-int8" if exact else "static-mixed"
 
 
 def _placement(bench: Workbench, shipped: Judged) -> tuple[Placement, ...]:

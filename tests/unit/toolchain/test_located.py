@@ -50,7 +50,9 @@ def test_every_key_knows_its_line():
 @given(
     st.dictionaries(
         st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True),
-        st.integers() | st.booleans() | st.text(st.characters(codec="ascii", exclude_categories=["C"])),
+        st.integers()
+        | st.booleans()
+        | st.text(st.characters(codec="ascii", exclude_categories=["C"])),
         min_size=1,
     )
 )

@@ -34,7 +34,9 @@ def test_every_value_names_where_it_came_from(project):
     for step in plan_of(project).steps:
         for key, value in step.params.items():
             assert value.origin, (step.name, key)
-    origins = {v.origin.partition(":")[0] for s in plan_of(project).steps for v in s.params.values()}
+    origins = {
+        v.origin.partition(":")[0] for s in plan_of(project).steps for v in s.params.values()
+    }
     assert {"models/digits-cnn.toml", "targets/rpi5.toml", "installed", "default"} <= origins
 
 
