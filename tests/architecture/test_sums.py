@@ -1,7 +1,7 @@
 """Means of floats are the same under every Python.
 
-Since 3.12 the built-in ``sum`` of floats rounds otherwise than before, so a mean taken with it differs
-in its last digit between two Pythons, and with it the bundle. ``math.fsum`` is exact in all of them.
+Since 3.12 the built-in ``sum`` of floats rounds otherwise than before: a mean taken with it differs
+in its last digit between two Pythons, and so does the bundle. ``math.fsum`` is exact in all.
 """
 
 from __future__ import annotations

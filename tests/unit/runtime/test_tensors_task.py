@@ -78,7 +78,12 @@ def test_large_outputs_are_thinned(size):
 @given(a=numbers, scale=st.floats(0.01, 100))
 def test_agreement_is_the_cosine_of_the_worst_output(a, scale):
     one = {"outputs": {"p": {"values": a.ravel().tolist()}, "q": {"values": [1.0, 0.0]}}}
-    scaled = {"outputs": {**one["outputs"], "p": {"values": (a.ravel() * scale).tolist()}}}
+    scaled = {
+        "outputs": {
+            **one["outputs"],
+            "p": {"values": (a.ravel().astype(np.float64) * scale).tolist()},
+        }
+    }
     turned = {"outputs": {**one["outputs"], "q": {"values": [0.0, 1.0]}}}
     against = {"outputs": {**one["outputs"], "q": {"values": [-1.0, 0.0]}}}
     longer = {"outputs": {**one["outputs"], "q": {"values": [1.0, 0.0, 0.0]}}}
