@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,19 +81,20 @@ def write_lock(project: Path, entries: Mapping[str, LockEntry]) -> None:
     """
     if not entries:
         return
-    merged = {**read_lock(project), **entries}
-    document = {
-        "schema": SCHEMA,
-        "decisions": {name: vars(merged[name]) for name in sorted(merged)},
-    }
     path = project / LOCK_NAME
     partial = path.with_name(f".{LOCK_NAME}.{secrets.token_hex(4)}.part")
     try:
-        with partial.open("x", encoding="utf-8") as file:
-            file.write(json.dumps(document, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with _only_writer(project):
+            merged = {**read_lock(project), **entries}
+            document = {
+                "schema": SCHEMA,
+                "decisions": {name: vars(merged[name]) for name in sorted(merged)},
+            }
+            with partial.open("x", encoding="utf-8") as file:
+                file.write(json.dumps(document, indent=2) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
     except OSError as error:
         raise BuildError(
             f"the lock file cannot be written: {error.strerror}", where=str(path)
@@ -100,3 +102,14 @@ def write_lock(project: Path, entries: Mapping[str, LockEntry]) -> None:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+@contextlib.contextmanager
+def _only_writer(project: Path) -> Iterator[None]:
+    """Keep a second build in the same project from merging at the same time."""
+    folder = os.open(project, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)

@@ -87,6 +87,16 @@ def test_the_lock_repeats_a_decision_for_its_plan_alone(tmp_path):
     assert locked_decision(lock, "m/t", "bb") is None
 
 
+def test_two_builds_that_lock_at_once_lose_nothing(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    entry = LockEntry("aa", "static int8", 0.7, "x86-64-vnni")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: write_lock(tmp_path, {f"m{i}/t": entry}), range(32)))
+
+    assert len(read_lock(tmp_path)) == 32
+
+
 def test_a_broken_lock_file_is_named(tmp_path):
     (tmp_path / "edgekit.lock").write_text("{")
 
