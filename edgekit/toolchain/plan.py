@@ -35,7 +35,13 @@ STEP_CODE: Mapping[str, tuple[str, ...]] = {
     "calibrate": ("toolchain/quantize/*.py", "toolchain/calibration.py", "toolchain/verify.py"),
     "quantize": ("toolchain/quantize/*.py",),
     "verify": ("runtime/*.py", "toolchain/verify.py", "toolchain/statistics.py"),
-    "bundle": ("toolchain/pack.py", "toolchain/sbom.py", "wire/*.py", "runtime/golden.py"),
+    "bundle": (
+        "toolchain/assemble.py",
+        "toolchain/pack.py",
+        "toolchain/sbom.py",
+        "wire/*.py",
+        "runtime/golden.py",
+    ),
 }
 
 # What decodes and draws samples: another version may give other pixels.
