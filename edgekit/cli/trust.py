@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edgekit.wire.bundle import Bundle
+    from edgekit.wire.signing import PublicKey
+
+
+def trusted_keys(keys: Sequence[Path], key_file: Path | None = None) -> list[PublicKey]:
+    """Return the keys that are given or, if none is, this machine's own where it has one.
+
+    Args:
+        keys: Public keys, PEM.
+        key_file: The own signing key, where it is not the settings'.
+
+    Raises:
+        TrustError: A file is not a key.
+    """
+    from edgekit.cli.commands.keys import own_key_file
+    from edgekit.wire.signing import load_private_key, load_public_key
+
+    if keys:
+        return [load_public_key(path) for path in keys]
+    own = own_key_file(key_file)
+    return [load_private_key(own).public] if own.exists() else []
 
 
 def open_trusted(bundle: Path, keys: Sequence[Path]) -> Bundle:
@@ -21,17 +40,12 @@ def open_trusted(bundle: Path, keys: Sequence[Path]) -> Bundle:
     Raises:
         TrustError: It is signed by nobody who is trusted, or a digest does not hold.
     """
-    from edgekit.toolchain.settings import load_settings
     from edgekit.wire.bundle import open_bundle
     from edgekit.wire.errors import TrustError
-    from edgekit.wire.signing import load_private_key, load_public_key
 
     if not bundle.is_file():
         raise TrustError("no such bundle", where=str(bundle), hint="`edgekit build` makes one")
-    trusted = [load_public_key(path) for path in keys]
-    if not keys:
-        own = load_settings(Path.cwd(), {}, os.environ).key_file
-        trusted = [load_private_key(own).public] if own.exists() else []
+    trusted = trusted_keys(keys)
     if not trusted:
         raise TrustError(
             "there is no key to trust",

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.commands.keys import key_file_option, own_key_file
+from edgekit.cli.commands.keys import key_file_option
 from edgekit.cli.output import Output, common_options
+from edgekit.cli.trust import trusted_keys
 from edgekit.wire.errors import TrustError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def show(bundle: Path, keys: tuple[Path, ...], key_file: Path | None, out: Outpu
     from edgekit.cli.bundle_view import render_show
     from edgekit.wire.bundle import open_bundle
 
-    trusted = _trusted(keys, key_file)
+    trusted = trusted_keys(keys, key_file)
     with open_bundle(bundle, None) as opened:
         signer = _signer(opened, trusted)
         results = _results(opened)
@@ -105,7 +106,7 @@ def verify(
     """
     from edgekit.wire.bundle import check_acceptable, open_bundle
 
-    trusted = _trusted(keys, key_file)
+    trusted = trusted_keys(keys, key_file)
     if not trusted:
         # What is wrong with the file itself comes first.
         open_bundle(bundle, None).close()
@@ -174,15 +175,6 @@ def diff(old: Path, new: Path, out: Output) -> None:
         lambda console: render_diff(console, changes, same_bytes=same_bytes),
         quiet="same" if changes.same else "different",
     )
-
-
-def _trusted(keys: Sequence[Path], key_file: Path | None) -> list[PublicKey]:
-    from edgekit.wire.signing import load_private_key, load_public_key
-
-    if keys:
-        return [load_public_key(path) for path in keys]
-    own = own_key_file(key_file)
-    return [load_private_key(own).public] if own.exists() else []
 
 
 def _signer(bundle: Bundle, trusted: Sequence[PublicKey]) -> PublicKey | None:
