@@ -15,7 +15,7 @@ import pytest
 from edgekit.wire.signing import generate_key
 
 ROOT = Path(__file__).resolve().parents[2]
-MODELS = ("digits-cnn", "silero-vad", "ppocr-v4-rec", "ppocr-v4-det")
+MODELS = ("digits-cnn", "silero-vad", "magika", "ppocr-v4-rec", "ppocr-v4-det", "yolo11n")
 FETCHED = ("download", "source", "unpinned", "digest")
 
 
