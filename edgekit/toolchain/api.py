@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import queue
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -242,15 +242,13 @@ def _run_all(jobs: Sequence[Job], workers: int, on_event: OnEvent) -> Iterator[O
         return
     context = multiprocessing.get_context("spawn")
     events: Any = context.Queue()
-    with _pool(workers, context, events) as pool:
+    with _listening(events, on_event), _pool(workers, context, events) as pool:
         pending: dict[Future[Outcome], Job] = {pool.submit(_in_worker, job): job for job in jobs}
         while pending:
-            done, _ = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
-            _drain(events, on_event)
+            done, _ = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
                 job = pending.pop(future)
                 yield _result(future, job)
-        _drain(events, on_event)
 
 
 def _result(future: Future[Outcome], job: Job) -> Outcome:
@@ -298,13 +296,26 @@ def _pool(workers: int, context: Any, events: Any) -> Iterator[ProcessPoolExecut
     pool.shutdown(wait=True)
 
 
-def _drain(events: Any, on_event: OnEvent) -> None:  # noqa: ANN401
-    while True:
-        try:
-            event: Event = events.get_nowait()
-        except queue.Empty:
-            return
-        on_event(event)
+@contextmanager
+def _listening(events: Any, on_event: OnEvent) -> Iterator[None]:  # noqa: ANN401
+    """Hear the workers' events in a thread: one that is killed may leave half an event behind.
+
+    Whoever reads that waits for the other half for ever, so it must not be the thread that
+    notices the death.
+    """
+
+    def listen() -> None:
+        while (event := events.get()) is not None:
+            on_event(event)
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        yield
+    finally:
+        events.put(None)
+        listener.join(_GRACE_S)
+        events.cancel_join_thread()
 
 
 _worker_events: Any = None
