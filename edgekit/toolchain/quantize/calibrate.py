@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BINS = 2048
 LEVELS = 255  # steps of an 8-bit range
-# Tails cut by the percentile rule, as in FACTS of published practice: 99.99 % of the mass is kept.
+# Share of the values that the percentile rule keeps; the tails beyond it are clipped.
 PERCENTILE = 0.9999
 _CHUNK_TENSORS = 64
 
