@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import edgekit
-from edgekit.runtime.golden import Recorded, record, to_members
+from edgekit.runtime.golden import record, to_members
 from edgekit.runtime.host import host_kind
 from edgekit.runtime.pipeline import MODEL_MEMBER
 from edgekit.runtime.session import open_session, runner
@@ -17,12 +17,13 @@ from edgekit.toolchain.decide import Decision, Judged, describe_limit
 from edgekit.toolchain.pack import write_bundle
 from edgekit.toolchain.placement import Place
 from edgekit.toolchain.plan import version_of
-from edgekit.toolchain.readers import Sample
 from edgekit.toolchain.recipe import Recipe
 from edgekit.toolchain.report import render_report
 from edgekit.toolchain.report.document import report_document
+from edgekit.toolchain.samples import evenly
 from edgekit.toolchain.sbom import SbomInputs, SbomPart, make_sbom
 from edgekit.toolchain.stages import Workbench
+from edgekit.toolchain.steadiness import Steady, choose_steady
 from edgekit.wire.bundle import MEASUREMENTS_NAME
 from edgekit.wire.manifest import (
     BundleTarget,
@@ -45,50 +46,45 @@ _INTEGER_OPS = frozenset(
     | {"Flatten", "Reshape", "Squeeze"}
 )
 
-# Static int8 is integer arithmetic, equal everywhere; float32 parts differ in the last bits, and
-# what they feed to a rounding step may then fall on the other side of it.
-TOLERANCES: Mapping[GraphKind, Tolerance] = {
-    "static-int8": Tolerance(exact=True, absolute=0.0, cosine_min=1.0, agreement_min=1.0),
-    "static-mixed": Tolerance(exact=False, absolute=0.1, cosine_min=0.999, agreement_min=0.9),
-    "dynamic": Tolerance(exact=False, absolute=0.25, cosine_min=0.99, agreement_min=0.9),
-    "fp32": Tolerance(exact=False, absolute=1e-3, cosine_min=0.9999, agreement_min=1.0),
-}
+# Static int8 is integer arithmetic, equal on every CPU that does not saturate.
+EXACT = Tolerance(exact=True, absolute=0.0, cosine_min=1.0, agreement_min=1.0)
+# Golden samples are chosen among this many.
+_GOLDEN_CANDIDATES = 32
 
 
 def produce_bundle(out: Path, bench: Workbench, decision: Decision, key: PrivateKey) -> None:
     """Write bundle, report and summary of a decided build into a folder."""
     shipped = decision.winner
-    samples = _golden_samples(bench)
-    recorded = _record(bench, shipped, samples)
-    members = _members(bench, decision, samples, recorded)
-    draft = _manifest(bench, shipped, len(samples))
+    golden = _golden(bench, shipped)
+    members = _members(bench, decision, golden)
+    draft = _manifest(bench, shipped, golden)
     packed = write_bundle(out / "bundle.ekb", draft, members, key)
     summary = _summary(bench, decision, packed.sha256, packed.size_bytes, key)
-    document = report_document(bench, decision, summary, samples, recorded)
+    document = report_document(bench, decision, summary, golden.samples, golden.recorded)
     (out / "summary.json").write_text(json.dumps(summary))
     (out / "report.json").write_text(json.dumps(document))
     (out / "report.html").write_text(render_report(document), encoding="utf-8")
 
 
-def _golden_samples(bench: Workbench) -> list[Sample]:
-    samples = bench.calibration_set.samples
-    count = min(GOLDEN_SAMPLES, len(samples))
-    return [samples[i * len(samples) // count] for i in range(count)]
+def _golden(bench: Workbench, shipped: Judged) -> Steady:
+    samples, graph = bench.calibration_set.samples, shipped.candidate.graph
+    if graph_kind(shipped) == "static-int8":
+        chosen = evenly(samples, GOLDEN_SAMPLES)
+        run = runner(open_session(graph.to_bytes()))
+        answers = tuple(record(bench.task, run, sample.data) for sample in chosen)
+        return Steady(chosen, answers, EXACT)
+    places = {node.facts.name: node.facts.place for node in bench.predict(graph).nodes}
+    return choose_steady(
+        bench.task, graph, places, evenly(samples, _GOLDEN_CANDIDATES), GOLDEN_SAMPLES
+    )
 
 
-def _record(bench: Workbench, shipped: Judged, samples: list[Sample]) -> list[Recorded]:
-    run = runner(open_session(shipped.candidate.graph.to_bytes()))
-    return [record(bench.task, run, sample.data) for sample in samples]
-
-
-def _members(
-    bench: Workbench, decision: Decision, samples: list[Sample], recorded: list[Recorded]
-) -> dict[str, bytes | Path]:
+def _members(bench: Workbench, decision: Decision, golden: Steady) -> dict[str, bytes | Path]:
     shipped = decision.winner
     members: dict[str, bytes | Path] = {MODEL_MEMBER: shipped.candidate.graph.to_bytes()}
     for name, data in bench.task_files.items():
         members[f"pipeline/{name}"] = data
-    for index, (sample, answer) in enumerate(zip(samples, recorded, strict=True)):
+    for index, (sample, answer) in enumerate(zip(golden.samples, golden.recorded, strict=True)):
         members.update(to_members(index, sample.suffix, sample.data, answer))
     members[MEASUREMENTS_NAME] = Results(
         shipped=shipped.measurements, fp32=decision.judged[0].measurements
@@ -98,7 +94,7 @@ def _members(
     return members
 
 
-def _manifest(bench: Workbench, shipped: Judged, golden: int) -> Manifest:
+def _manifest(bench: Workbench, shipped: Judged, golden: Steady) -> Manifest:
     recipe, target, graph = bench.recipe, bench.resolved.target, shipped.candidate.graph
     kind = graph_kind(shipped)
     return Manifest(
@@ -125,14 +121,14 @@ def _manifest(bench: Workbench, shipped: Judged, golden: int) -> Manifest:
         session=SessionOptions(optimization_level="all", threads=target.runtime.threads),
         contract=recipe.contract_for(target.name),
         placement=_placement(bench, shipped),
-        golden=Golden(kind, TOLERANCES[kind], golden, host_kind()),
+        golden=Golden(kind, golden.tolerance, len(golden.samples), host_kind()),
         plan_sha256=bench.plan.sha256,
         tools=_tools(),
     )
 
 
 def graph_kind(shipped: Judged) -> GraphKind:
-    """Return the kind of graph that decides the tolerance of golden samples."""
+    """Return the kind of graph: a static-int8 one must be answered bit for bit."""
     if shipped.candidate.precision == "fp32":
         return "fp32"
     if "dynamic" in shipped.candidate.precision:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgekit.runtime.session import open_session, runner
 from edgekit.toolchain.graph import Graph
@@ -16,6 +16,7 @@ from edgekit.toolchain.quantize.calibrate import TensorStats, collect, extremes
 from edgekit.toolchain.quantize.candidates import choose_rule, tensors_to_calibrate
 from edgekit.toolchain.quantize.layers import Layer, find_layers
 from edgekit.toolchain.quantize.sensitivity import layer_sqnr_db
+from edgekit.toolchain.samples import evenly
 from edgekit.toolchain.verify import lint_ranges, record_feeds
 from edgekit.wire.canonical import digest_of
 
@@ -109,7 +110,7 @@ def calibrate(bench: Workbench) -> Calibration:
 
 
 def _lint_ranges(bench: Workbench, graph: Graph, stats: Mapping[str, TensorStats]) -> None:
-    few = _evenly(bench.evaluation_set.samples, _LINT_SAMPLES)
+    few = evenly(bench.evaluation_set.samples, _LINT_SAMPLES)
     run = runner(open_session(bench.canonical.graph.to_bytes()))
     feeds = record_feeds(
         bench.task,
@@ -126,12 +127,6 @@ def _lint_ranges(bench: Workbench, graph: Graph, stats: Mapping[str, TensorStats
         seen,
         bench.recipe.file,
     )
-
-
-def _evenly(items: Sequence[Any], limit: int) -> tuple[Any, ...]:
-    if len(items) <= limit:
-        return tuple(items)
-    return tuple(items[i * len(items) // limit] for i in range(limit))
 
 
 def _calibration_detail(folder: Path) -> str:

@@ -37,6 +37,7 @@ STEP_CODE: Mapping[str, tuple[str, ...]] = {
     "verify": ("runtime/*.py", "toolchain/verify.py", "toolchain/statistics.py"),
     "bundle": (
         "toolchain/assemble.py",
+        "toolchain/steadiness.py",
         "toolchain/pack.py",
         "toolchain/sbom.py",
         "wire/*.py",

@@ -78,6 +78,13 @@ def load_set(specs: Sequence[DataSpec], fetcher: Fetcher, code_sha256: str) -> S
     return SampleSet(tuple(samples), digest, tuple(left_out))
 
 
+def evenly(samples: Sequence[Sample], limit: int) -> tuple[Sample, ...]:
+    """Return at most ``limit`` samples, spread over all of them."""
+    if len(samples) <= limit:
+        return tuple(samples)
+    return tuple(samples[i * len(samples) // limit] for i in range(limit))
+
+
 def check_disjoint(calibration: SampleSet, evaluation: SampleSet, where: str) -> None:
     """Refuse an evaluation set that shares samples with the calibration set.
 

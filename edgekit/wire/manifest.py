@@ -126,7 +126,7 @@ class Golden:
     """The golden samples: raw inputs with the outputs of the shipped model.
 
     Attributes:
-        graph_kind: Kind of graph, which decides the tolerance.
+        graph_kind: Kind of graph: what arithmetic it holds.
         tolerance: Of the replay on a device.
         count: Samples.
         made_on: Kind of CPU whose arithmetic made the outputs: ``arm64``.
