@@ -41,7 +41,7 @@ CORES = {
     "Cortex-A76": (16, 64),
     "Cortex-A78": (16, 64),
     "Cortex-A78AE": (16, 64),
-    "Cortex-A7": (4, 4),
+    "Cortex-A7": (2, 4),
     "SiFive U74": (2, 2),
     "Xeon (AVX512-VNNI)": (64, 256),
     "x86-64-v3 (AVX2)": (32, 128 / 3),
