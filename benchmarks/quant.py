@@ -25,13 +25,19 @@ from typing import Any
 
 from build import link_downloads
 from quant_peers import rows, table
-from quant_peers.inputs import Prepared, own_models, prepare_model, to_json, workbench
+from quant_peers.inputs import (
+    Prepared,
+    int8_share,
+    own_models,
+    prepare_model,
+    to_json,
+    workbench,
+)
 from quant_peers.peers import HERE, PEERS, bench_folder, quantize
 
 from edgekit.runtime.host import host_kind
 from edgekit.toolchain.graph import Graph
 from edgekit.toolchain.process import run
-from edgekit.toolchain.quantize.write import int8_share
 from edgekit.toolchain.stages import Workbench
 from edgekit.toolchain.verify import accuracy_measurements
 from edgekit.wire.errors import BuildError
@@ -358,7 +364,7 @@ def model_document(model: Model) -> dict[str, Any]:
     }
 
 
-def public(row: dict[str, Any]) -> dict[str, Any]:
+def public(row: rows.Row) -> dict[str, Any]:
     """Return a row without paths of this machine."""
     return {key: value for key, value in row.items() if key not in ("graph", "versions")}
 

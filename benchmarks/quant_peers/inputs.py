@@ -20,6 +20,9 @@ from edgekit.toolchain.stages import Workbench
 from edgekit.toolchain.verify import record_feeds
 
 CALIBRATION_FEEDS = 64
+INTEGER_TYPES = (2, 3, 21, 22)  # onnx.TensorProto: UINT8, INT8, UINT4, INT4
+FLOAT_TYPES = (1, 10, 16)  # FLOAT, FLOAT16, BFLOAT16
+SMALL = 16  # scales, zero points and shapes have fewer elements
 BENCHMARKS = Path(__file__).resolve().parents[1]
 
 
@@ -176,6 +179,37 @@ def nodes(graph: Any) -> Iterator[Any]:  # noqa: ANN401 - protobuf messages are 
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 yield from nodes(attribute.g)
+
+
+def int8_share(graph: Graph) -> float:
+    """Return the share of weight elements in 8 bits or less, 0..1.
+
+    As edgekit.toolchain.quantize.write.int8_share, which looks at canonical graphs: here weights
+    may also stand in Constant nodes and inside the branches of an If.
+    """
+    import math
+
+    integer = floats = 0
+    for tensor in weights(graph.proto.graph):
+        count = math.prod(tensor.dims)
+        if count < SMALL:
+            continue
+        if tensor.data_type in INTEGER_TYPES:
+            integer += count
+        elif tensor.data_type in FLOAT_TYPES:
+            floats += count
+    return integer / (integer + floats) if integer else 0.0
+
+
+def weights(graph: Any) -> Iterator[Any]:  # noqa: ANN401 - protobuf messages are untyped
+    """Yield the constant tensors of a graph and of the graphs inside it."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from weights(attribute.g)
+            elif node.op_type == "Constant" and attribute.HasField("t"):
+                yield attribute.t
 
 
 def own_models() -> dict[str, Path | None]:

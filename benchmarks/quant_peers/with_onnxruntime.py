@@ -38,6 +38,9 @@ def static(job: Job, ready: Path) -> None:
         f"quantize_static(per_channel, u8 activations, s8 weights, "
         f"{'/'.join(STATIC_OPS)}, {method})"
     )
+    # By default Percentile makes its ranges symmetric, which wastes half of u8 behind a Relu.
+    extra = {"CalibTensorRangeSymmetric": False} if method == "Percentile" else {}
+    job.settings["extra_options"] = extra
     quantize_static(
         str(ready),
         str(job.out),
@@ -47,6 +50,7 @@ def static(job: Job, ready: Path) -> None:
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod[method],
+        extra_options=extra,
     )
 
 
