@@ -58,6 +58,7 @@ class Graph:
             ) from error
         if not proto.graph.node and not proto.graph.output:
             raise BuildError("not an ONNX model: it has no graph", where=str(path))
+        _clear_repeated_names(proto.graph)
         return cls.of(proto)
 
     def save(self, path: Path) -> None:
@@ -93,6 +94,21 @@ class Graph:
     def output_names(self) -> list[str]:
         """Names of the outputs."""
         return [o.name for o in self.proto.graph.output]
+
+
+def _clear_repeated_names(graph: onnx.GraphProto) -> None:
+    """Leave a node's name to the first that has it: ONNX Runtime refuses a graph otherwise.
+
+    A node's name means nothing, and some converters give the layer's to all nodes that it becomes.
+    """
+    taken: set[str] = set()
+    for node in graph.node:
+        if node.name in taken:
+            node.ClearField("name")
+        taken.add(node.name)
+        for entry in node.attribute:
+            for inner in (entry.g, *entry.graphs):
+                _clear_repeated_names(inner)
 
 
 def serialize(proto: Any) -> bytes:  # noqa: ANN401 - protobuf messages are untyped

@@ -15,8 +15,10 @@ Feeds = dict[str, Any]
 
 RELATIVE_L2_MAX = 1e-4
 # What dimensions of unknown size are tried at, the first one and the others: small ones, then a
-# picture's.
-_SIZES = ((1, 1), (1, 2), (2, 2), (1, 8), (8, 8), (1, 32), (1, 64), (1, 320), (1, 512))
+# picture's, then batches that an export calls dynamic and has built in all the same.
+_PICTURES = ((1, 32), (1, 64), (1, 320), (1, 512))
+_BATCHES = ((2, 1), (3, 1), (4, 1), (5, 1), (8, 1), (16, 1))
+_SIZES = ((1, 1), (1, 2), (2, 2), (1, 8), (8, 8), *_PICTURES, *_BATCHES)
 _MAX_ELEMENTS = 1 << 22
 
 

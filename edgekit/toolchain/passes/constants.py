@@ -11,9 +11,13 @@ if TYPE_CHECKING:
 
     from edgekit.toolchain.passes import CanonicalOptions
 
+# Before it, every initializer had to be listed among the inputs.
+_MIN_IR = 4
+
 
 def apply(proto: onnx.ModelProto, options: CanonicalOptions) -> str | None:  # noqa: ARG001
     """Move Constant nodes, in every graph, into that graph's initializers."""
+    proto.ir_version = max(proto.ir_version, _MIN_IR)
     count = _free_inputs(proto.graph)
     notes = [f"{count} constants no longer inputs"] if count else []
     moved = sum(_move(graph) for graph in _edit.all_graphs(proto.graph))

@@ -2,7 +2,8 @@
 
 After it a Gemm computes A·B + C with B as it multiplies ([K, N], no transposition), alpha = beta =
 1, and C either absent or one value a column. onnxruntime's dynamic writer breaks on transB
-(onnxruntime#25890); a C of another shape cannot become an int32 bias.
+(onnxruntime#25890); a C of another shape cannot become an int32 bias. A MatMul by one matrix that
+is written as a batch of one gets the matrix: int8 takes no scale a column for batches.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ if TYPE_CHECKING:
     from edgekit.toolchain.passes import CanonicalOptions
 
 _BIAS = 2  # A, B, C
+_TABLE = 2  # dimensions of a matrix
 
 
 def apply(proto: onnx.ModelProto, options: CanonicalOptions) -> str | None:  # noqa: ARG001
-    """Rewrite every Gemm on floats."""
+    """Rewrite every Gemm on floats, and MatMuls by a batch of one."""
     graph = proto.graph
     types = _edit.infer(proto)
     taken = _edit.all_names(graph)
     nodes: list[onnx.NodeProto] = []
+    unbatched = sum(_unbatch(graph, node, types, taken) for node in graph.node)
     count = 0
     for node in graph.node:
         if node.op_type != "Gemm" or not _edit.is_standard(node) or not _is_float(node, types):
@@ -34,10 +37,31 @@ def apply(proto: onnx.ModelProto, options: CanonicalOptions) -> str | None:  # n
         replacement = _normalise(graph, node, taken)
         nodes += replacement
         count += len(replacement) > 1 or node.SerializeToString(deterministic=True) != before
-    if not count:
-        return None
     _edit.set_nodes(graph, nodes)
-    return f"{count} Gemm nodes normalised"
+    notes = [f"{count} Gemm nodes normalised"] if count else []
+    notes += [f"{unbatched} batches of one matrix made a matrix"] if unbatched else []
+    return "; ".join(notes) or None
+
+
+def _unbatch(
+    graph: onnx.GraphProto, node: onnx.NodeProto, types: _edit.Types, taken: set[str]
+) -> bool:
+    """Make [1, K, N] a [K, N] where the data has as many dimensions anyway."""
+    if node.op_type != "MatMul" or not _edit.is_standard(node):
+        return False
+    weight = _edit.initializers(graph).get(node.input[1])
+    if weight is None or weight.data_type not in _edit.FLOAT_TYPES:
+        return False
+    rank = types.rank(node.input[0])
+    if len(weight.dims) <= _TABLE or rank is None or rank < len(weight.dims):
+        return False
+    if any(d != 1 for d in weight.dims[:-_TABLE]):
+        return False
+    node.input[1] = _edit.unique(f"{node.input[1]}/matrix", taken)
+    _edit.add_constant(
+        graph, node.input[1], _edit.to_array(weight).reshape(tuple(weight.dims[-_TABLE:]))
+    )
+    return True
 
 
 def _is_float(node: onnx.NodeProto, types: _edit.Types) -> bool:
@@ -112,7 +136,7 @@ def _normalise_bias(
         columns = int(weight.dims[1])
         values = _edit.to_array(bias)
         values = values if beta == 1.0 else values * values.dtype.type(beta)
-        a_row = values.ndim < 2 or values.shape[0] == 1  # noqa: PLR2004
+        a_row = values.ndim < _TABLE or values.shape[0] == 1
         if a_row:
             values = np.broadcast_to(values.reshape(-1), (columns,))
         if beta != 1.0 or list(bias.dims) != list(values.shape):

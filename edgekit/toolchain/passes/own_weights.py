@@ -1,7 +1,8 @@
 """Give each layer weights of its own where sharing them would clash in int8.
 
 An int32 bias carries the scale of its layer's input, so two layers cannot share one. A weight has
-one scale an output channel, and that axis depends on the operator.
+one scale an output channel, and that axis depends on the operator. An LSTM's are stored in another
+order.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 LAYERS = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])
 _WEIGHT, _BIAS = 1, 2
+_MATRICES = (1, 2)  # of an LSTM: for its input, and for its own state
 
 
 def apply(proto: onnx.ModelProto, options: CanonicalOptions) -> str | None:  # noqa: ARG001
@@ -28,7 +30,7 @@ def apply(proto: onnx.ModelProto, options: CanonicalOptions) -> str | None:  # n
     copies: dict[tuple[str, str], str] = {}
     count = 0
     for node in graph.node:
-        layer = node.op_type in LAYERS and _edit.is_standard(node)
+        layer = node.op_type in LAYERS | {"LSTM"} and _edit.is_standard(node)
         for name in _edit.captured(node):
             owners.setdefault(name, "other")
         for index, name in enumerate(node.input):
@@ -51,6 +53,9 @@ def _user(node: onnx.NodeProto, index: int, *, layer: bool) -> str:
     """Name the readers that may share one tensor with this one."""
     if not layer:
         return "other"
+    if node.op_type == "LSTM":
+        # The writer turns both of its matrices in place.
+        return f"input {index} of {node.output}" if index in _MATRICES else "other"
     if index == _BIAS:
         return f"bias of {node.output[0]}"
     if index == _WEIGHT:

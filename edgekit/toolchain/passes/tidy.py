@@ -7,6 +7,7 @@ older runtimes load the file.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from edgekit.toolchain.passes import _edit
@@ -21,6 +22,12 @@ _STATED = ("doc_string", "domain", "model_version", "producer_version")
 # Weights may stand apart from the inputs since IR 4.
 _MIN_IR = 4
 _STRING = 8
+# What onnxruntime's writers append to a name, to name what they add. A graph that has such a pair
+# of names already, as one that was quantized before, would come out as a mixture of both.
+_WRITERS = re.compile(
+    "_(?:(?:De)?[Qq]uantize|quantized|quant|scale|zero_point|output_quantized|output_scale|bias_add"
+    "|bias_reshape|cast|_Reduce|(?:MatMul|Add|Transposed?)\\Z)"
+)
 # Element types that came with a later IR: float8 with 9, 4 bits with 10, 2 bits with 13.
 _TYPE_IR = {
     17: 9,
@@ -50,11 +57,43 @@ def apply(proto: onnx.ModelProto, options: CanonicalOptions) -> str | None:  # n
             # A result's name is unique, and it stays what it is when nodes before it go.
             wanted = node.name or next((o for o in node.output if o), node.op_type)
             node.name = _edit.unique(wanted, taken)
+    _keep_from_writers(proto.graph)
     _keep_types_of_foreign_nodes(proto.graph)
     _imports(proto)
     if _outline(proto) == before:
         return None
     return "names, metadata and IR version made canonical"
+
+
+def _keep_from_writers(graph: onnx.GraphProto) -> None:
+    """Rename what has a name that a writer would make from another name of this graph."""
+    while names := _made_twice(graph):
+        for node in graph.node:
+            node.name = names.get(node.name, node.name)
+            for index, output in enumerate(node.output):
+                node.output[index] = names.get(output, output)
+        tensors = (*graph.initializer, *(s.values for s in graph.sparse_initializer))
+        for item in (*tensors, *graph.value_info):
+            item.name = names.get(item.name, item.name)
+        _edit.rename_reads(graph, names)
+
+
+def _made_twice(graph: onnx.GraphProto) -> dict[str, str]:
+    """Return a new name for one of each such pair; inputs and outputs keep theirs."""
+    taken = _edit.all_names(graph) | {node.name for node in graph.node}
+    ports = {value.name for value in (*graph.input, *graph.output)}
+    names: dict[str, str] = {}
+    for name in sorted(taken):
+        for end in _WRITERS.finditer(name):
+            base = name[: end.start()]
+            if base not in taken or base in names:
+                continue
+            if name not in ports:
+                names[name] = _edit.unique(f"{base}/{name[end.start() + 1 :]}", taken)
+                break
+            if base not in ports:
+                names[base] = _edit.unique(f"{base}/own", taken)
+    return names
 
 
 def _outline(proto: onnx.ModelProto) -> tuple[object, ...]:

@@ -186,6 +186,14 @@ def test_a_model_that_the_runtime_cannot_load_is_not_blamed_on_a_pass() -> None:
     assert "pass" not in caught.value.message
 
 
+def test_nodes_of_one_name_are_told_apart_when_a_model_is_loaded(tmp_path: Path) -> None:
+    nodes = [node("Relu", ["x"], ["a"], name="n"), node("Neg", ["a"], ["y"], name="n")]
+    path = tmp_path / "model.onnx"
+    onnx.save(model(nodes, {"x": [2]}, ["y"]), path)
+    graph, _ = canonicalise(Graph.load(path), CanonicalOptions())
+    assert [n.name for n in graph.proto.graph.node] == ["n", "y"]
+
+
 def test_a_failing_pass_is_named_with_those_before_it() -> None:
     proto = model(
         [node("Constant", [], ["c"], value_float=1.0), node("Add", ["x", "c"], ["y"])],

@@ -84,6 +84,13 @@ def test_weights_listed_as_inputs_are_constants() -> None:
     assert [i.name for i in proto.graph.input] == ["x"]
 
 
+def test_a_model_of_the_first_years_may_have_constants_that_are_no_inputs() -> None:
+    proto = model([node("Mul", ["x", "w"], ["y"])], {"x": [2], "w": [2]}, ["y"], {"w": floats(2)})
+    proto.ir_version = 3
+    assert apply("constants", proto) == "1 constants no longer inputs"
+    assert proto.ir_version == 4
+
+
 def test_nothing_to_do_says_nothing() -> None:
     proto = model([node("Relu", ["x"], ["y"])], {"x": [2]}, ["y"])
     for name in ("constants", "fold_constants", "inline_if", "remove_noops", "remove_dead"):

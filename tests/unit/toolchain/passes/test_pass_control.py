@@ -330,6 +330,36 @@ def test_tidy_keeps_types_that_nobody_can_infer_again() -> None:
     assert [(o.domain, o.version) for o in proto.opset_import] == [("", 17), ("com.example", 1)]
 
 
+def test_tidy_leaves_the_names_that_a_writer_makes_to_it() -> None:
+    half = helper.make_tensor("h", 1, [], [0.5])
+    inner = [node("Constant", [], ["h"], value=half), node("Mul", ["a_scale", "h"], ["i"])]
+    proto = model(
+        [
+            node("Relu", ["x"], ["a"], name="x_QuantizeLinear"),
+            node("Add", ["a", "a_zero_point"], ["a_scale"], name="a_MatMul"),
+            node(
+                "If",
+                ["flag"],
+                ["y"],
+                then_branch=branch("then", inner, [value("i", [2])]),
+                else_branch=branch("else", [node("Neg", ["a"], ["j"])], [value("j", [2])]),
+            ),
+        ],
+        {"x": [2], "flag": ([], BOOL)},
+        ["y"],
+        {"a_zero_point": floats(2)},
+    )
+    before = copy(proto)
+    assert apply("tidy", proto)
+    values = [n.output[0] for n in proto.graph.node]
+    assert values == ["a", "a/scale", "y"]
+    assert [n.name for n in proto.graph.node[:2]] == ["x/QuantizeLinear", "a/MatMul"]
+    assert proto.graph.initializer[0].name == "a/zero_point"
+    for flag in (True, False):
+        assert_same(before, proto, {"x": floats(2), "flag": np.array(flag)})
+    assert apply("tidy", proto) is None
+
+
 def test_tidy_names_nodes_in_branches_too() -> None:
     proto = model(
         [

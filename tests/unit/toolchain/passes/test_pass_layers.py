@@ -86,6 +86,22 @@ def test_a_gemm_is_normalised_and_computes_the_same(
             assert known[gemm.input[2]] == [5]
 
 
+@pytest.mark.parametrize(
+    ("data", "weight", "changes"),
+    [((2, 3, 4), (1, 4, 5), True), ((2, 3, 4), (2, 4, 5), False), ((3, 4), (1, 4, 5), False)],
+)
+def test_a_batch_of_one_matrix_is_a_matrix(
+    data: tuple[int, ...], weight: tuple[int, ...], changes: bool
+) -> None:
+    proto = model(
+        [node("MatMul", ["x", "w"], ["y"])], {"x": list(data)}, ["y"], {"w": floats(*weight)}
+    )
+    before = copy(proto)
+    note = apply("normalise_gemm", proto)
+    assert note == ("1 batches of one matrix made a matrix" if changes else None)
+    assert_same(before, proto, {"x": floats(*data, seed=1)})
+
+
 def test_the_dynamic_writer_takes_a_normalised_gemm(tmp_path: Path) -> None:
     # onnxruntime#25890
     proto = model(
