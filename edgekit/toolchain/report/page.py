@@ -97,6 +97,7 @@ def _view(document: Document) -> dict[str, Any]:
         "metrics": metrics,
         "static_ships": "static" in summary["precision"],
         "is_fp32": summary["precision"] == "fp32",
+        "ships": words.ships(summary["precision"], summary["reason"]),
         "before_after": list(_before_after(document, metrics)),
         "candidates": tried,
         "candidate_plot": _candidate_plot(document, tried),

@@ -108,7 +108,7 @@ def candidates(name: str, points: Sequence[Point], metric: str, limit: float | N
     }
 
     def paint(axes: Any) -> None:  # noqa: ANN401 - matplotlib has no types here
-        place(axes, left_pt=46, bottom_pt=34, top_pt=20)
+        place(axes, left_pt=54, bottom_pt=34, top_pt=20)
         for point in points:
             marker, fill, edge, size = looks[point.kind]
             axes.plot(

@@ -85,6 +85,11 @@ def byte_size(count: float) -> str:
     return f"{number(count)} GiB"
 
 
+def ships(precision: str, reason: str) -> str:
+    """Say what ships and why, in one sentence without its full stop."""
+    return f"Ships as {precision}: {reason.removeprefix(f'{precision} is kept: ')}"
+
+
 def printable(text: str) -> str:
     """Replace what no page may hold: control characters, lone surrogates, direction overrides."""
     return _CONTROL.sub("\ufffd", text)

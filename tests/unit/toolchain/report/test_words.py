@@ -90,3 +90,10 @@ def test_provenance() -> None:
     assert words.provenance({"kind": "measured", "where": "x86-64-vnni host"}) == "measured here"
     assert words.provenance({"kind": "measured", "where": "model file"}) == "measured"
     assert words.provenance({"kind": "predicted", "where": "rpi5"}) == "predicted"
+
+
+def test_what_ships_is_said_once():
+    why = "with static int8, it takes 1.5 x the time of fp32 (predicted)"
+    assert words.ships("fp32", f"fp32 is kept: {why}") == f"Ships as fp32: {why}"
+    met = "static int8 meets the contract at 0.50 x the time of fp32 (predicted)"
+    assert words.ships("int8 static", met) == f"Ships as int8 static: {met}"
