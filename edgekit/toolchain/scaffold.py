@@ -13,6 +13,7 @@ from pathlib import Path
 from edgekit.toolchain.graph import Graph
 from edgekit.toolchain.located import parse_toml
 from edgekit.toolchain.recipe import Recipe, read_recipe
+from edgekit.toolchain.verify import MIN_CALIBRATION_SAMPLES
 from edgekit.wire.canonical import sha256_file
 from edgekit.wire.errors import ConfigError, UsageError
 
@@ -30,6 +31,12 @@ _DTYPES = {
     11: "float64",
 }
 _PICTURE_RANK = 4
+# What a contract usually limits besides; the user knows the numbers.
+_LIMITS = (
+    "# size_mib = { max = 5 }",
+    "# latency_p95_ms = { max = 50 }  # predicted for the target",
+    "",
+)
 _MAX_LISTED = 100_000
 
 
@@ -50,10 +57,11 @@ def recipe_for_file(model: Path, data: Path) -> Recipe:
         data: A folder of samples; every other one calibrates, the rest evaluates.
 
     Raises:
-        ConfigError: The folder is empty or holds nothing that fits the model.
+        ConfigError: The folder is empty, holds too little, or nothing that fits the model.
         BuildError: The model cannot be read.
     """
     text = recipe_text(model, data, model.resolve().parent)
+    _check_count(data)
     name = model_name(model)
     return read_recipe(
         parse_toml(text, f"{model} (no recipe)"), model.resolve().parent / f"{name}.toml"
@@ -85,12 +93,11 @@ def recipe_text(model: Path, data: Path | None, folder: Path) -> str:
     inputs, outputs = _ports(graph, "input"), _ports(graph, "output")
     kind = _data_kind(data)
     lines = [
-        "# Where the model comes from. The digest is checked at every build.",
         f"title = {_text(f'{model.stem} from {model.name}')}",
         "serial = 1  # raise it with every release: a device refuses a lower one",
         'license = "LicenseRef-unknown"  # an SPDX expression',
         "",
-        "[source]",
+        "[source]  # the digest is checked at every build",
         f"uri = {_text('file:' + _relative(model, folder))}",
         f'sha256 = "{sha256_file(model)}"',
         "",
@@ -134,8 +141,8 @@ def _task_lines(kind: str, inputs: list[Port], outputs: list[Port], model: Path)
             "std = 255",
             "",
             "[accept]",
-            "top1_agreement = { min = 0.95 }",
-            "",
+            "top1_agreement = { min = 0.95 }  # the same best class as fp32",
+            *_LIMITS,
         ]
     names = ", ".join(_text(port.name) for port in inputs)
     return [
@@ -144,8 +151,8 @@ def _task_lines(kind: str, inputs: list[Port], outputs: list[Port], model: Path)
         f"inputs = [{names}]",
         "",
         "[accept]",
-        "output_cosine = { min = 0.98 }",
-        "",
+        "output_cosine = { min = 0.98 }  # against fp32, each sample's worst output",
+        *_LIMITS,
     ]
 
 
@@ -184,7 +191,10 @@ def _data_kind(data: Path | None) -> str:
 
 def _count_suffixes(data: Path) -> Counter[str]:
     if not data.is_dir():
-        raise ConfigError("no such folder of samples", where=str(data))
+        what = (
+            "is a file, not a folder of samples" if data.exists() else "no such folder of samples"
+        )
+        raise ConfigError(what, where=str(data))
     counts: Counter[str] = Counter()
     for number, path in enumerate(data.rglob("*")):
         if number > _MAX_LISTED:
@@ -193,6 +203,18 @@ def _count_suffixes(data: Path) -> Counter[str]:
             )
         counts[path.suffix.lower()] += path.is_file()
     return counts
+
+
+def _check_count(data: Path) -> None:
+    kind = _data_kind(data)
+    counts = _count_suffixes(data)
+    found = sum(counts[suffix] for suffix in _suffixes(data, kind))
+    if (found + 1) // 2 < MIN_CALIBRATION_SAMPLES:
+        raise ConfigError(
+            f"{found} samples are too few: every other one calibrates, the rest evaluates",
+            hint=f"give at least {2 * MIN_CALIBRATION_SAMPLES}, as varied as the field",
+            where=str(data),
+        )
 
 
 def _suffixes(data: Path, kind: str) -> list[str]:

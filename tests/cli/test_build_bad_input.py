@@ -208,7 +208,7 @@ def test_calibration_that_stands_for_nothing(refuses, own):
     own.data.mkdir()
     refuses(*arguments, code=3, says="no samples", hint="one .npz a sample")
     own.fill(30)
-    refuses(*arguments, code=3, says="15 calibration samples are too few", hint="at least 16")
+    refuses(*arguments, code=3, says="30 samples are too few: every other one", hint="at least 32")
 
 
 def test_constant_inputs(refuses, own):

@@ -87,7 +87,7 @@ def test_any_file_gives_a_plain_name(stem):
 def arrays(tmp_path):
     folder = tmp_path / "samples"
     folder.mkdir()
-    for index in range(6):
+    for index in range(32):
         np.savez(folder / f"{index}.npz", x=np.zeros(3, np.float32))
     return folder
 
@@ -102,11 +102,23 @@ def test_arrays_split_into_disjoint_halves(tmp_path, arrays):
     assert recipe.calibration[0].options["include"] == ["**/*.npz"]
 
 
+def test_too_few_samples_are_counted_before_they_are_halved(tmp_path, arrays):
+    model = save(tmp_path / "m.onnx", {"x": [3]}, {"y": [3]})
+    (arrays / "0.npz").unlink()
+    assert recipe_for_file(model, arrays).calibration
+    (arrays / "1.npz").unlink()
+    with pytest.raises(ConfigError, match="30 samples are too few") as caught:
+        recipe_for_file(model, arrays)
+    assert caught.value.hint == "give at least 32, as varied as the field"
+    assert recipe_text(model, arrays, tmp_path), "a recipe may be written before the samples are"
+
+
 def test_pictures_make_a_classifier(tmp_path):
     folder = tmp_path / "pictures"
     (folder / "cats").mkdir(parents=True)
     (folder / "cats" / "a.JPG").write_bytes(b"")
-    (folder / "b.png").write_bytes(b"")
+    for index in range(30):
+        (folder / f"b{index}.png").write_bytes(b"")
     model = save(tmp_path / "m.onnx", {"in": ["N", 3, 96, 128]}, {"out": ["N", 7]})
     recipe = recipe_for_file(model, folder)
     assert recipe.task == "classify-image"
