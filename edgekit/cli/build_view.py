@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.cli.output import Output
+from edgekit.cli.output import WIDTH, Output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 _STAGES = ("export", "optimize", "calibrate", "bundle")
 _MIB = 1 << 20
-_WIDTH = 100
+_NARROW = 24
 
 
 class BuildView:
@@ -69,39 +70,46 @@ class BuildView:
             "cached" if event.cached else "" if event.seconds is None else f"{event.seconds:.1f} s"
         )
         mark = " " if event.stage == "candidate" else "✓"
-        width = _WIDTH - len(f"  {subject}{mark} {event.stage:<10}   {time:>7}")
-        if len(detail) > width:
-            detail = detail[: width - 1] + "…"
-        self._progress.console.print(
-            f"  {subject}{mark} {event.stage:<10} {detail:<{width}} {time:>7}",
-            highlight=False,
-            markup=False,
-            no_wrap=True,
-            overflow="ellipsis",
-        )
+        console = self._progress.console
+        head = f"  {subject}{mark} {event.stage:<10} "
+        room = max(_NARROW, min(console.width, WIDTH) - len(head) - len(f" {time:>7}"))
+        first, *more = textwrap.wrap(detail, room) or [""]
+        rows = [f"{head}{first:<{room}} {time:>7}", *(" " * (len(head) + 2) + m for m in more)]
+        for row in rows:
+            console.print(row.rstrip(), highlight=False, markup=False, soft_wrap=True)
 
 
-def render_result(console: Console, result: BuildResult, *, verbose: bool) -> None:
-    """Print what a build ended with."""
+def render_result(console: Console, result: BuildResult, signer: str, *, verbose: bool) -> None:
+    """Print what a build ended with.
+
+    Args:
+        console: Where to.
+        result: The build's.
+        signer: The signing key's label.
+        verbose: A table for every model of many, too.
+    """
     for outcome in result.outcomes:
         if outcome.status == "up-to-date" and len(result.outcomes) > 1:
             continue
         if outcome.summary is not None and (len(result.outcomes) == 1 or verbose):
-            _render_bundle(console, outcome, outcome.summary)
+            _render_bundle(console, outcome, outcome.summary, signer)
     if len(result.outcomes) > 1:
         _render_table(console, result)
     _render_next(console, result)
 
 
-def _render_bundle(console: Console, outcome: Outcome, summary: Mapping[str, Any]) -> None:
+def _render_bundle(
+    console: Console, outcome: Outcome, summary: Mapping[str, Any], signer: str
+) -> None:
     from rich.table import Table
 
     if outcome.status == "up-to-date":
         console.print(f"\n  {outcome.model} is up to date: nothing in its plan has changed")
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
     table.add_column("")
-    for name in ("fp32", summary["precision"], "contract"):
-        table.add_column(name, justify="right")
+    ships_fp32 = summary["precision"] == "fp32"
+    for name in ("fp32", *([] if ships_fp32 else [summary["precision"]]), "contract"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
     table.add_column("")
     fp32 = {m["metric"]: m for m in summary["fp32"]}
@@ -110,7 +118,7 @@ def _render_bundle(console: Console, outcome: Outcome, summary: Mapping[str, Any
         requirement = contract.get(measurement["metric"])
         table.add_row(
             measurement["metric"],
-            _number(fp32.get(measurement["metric"])),
+            *([] if ships_fp32 else [_number(fp32.get(measurement["metric"]))]),
             _number(measurement),
             requirement["limit"] if requirement else "–",
             _mark(requirement["outcome"]) if requirement else "",
@@ -118,9 +126,9 @@ def _render_bundle(console: Console, outcome: Outcome, summary: Mapping[str, Any
         )
     console.print()
     console.print(table)
-    console.print(f"\n  {summary['reason']}", soft_wrap=True)
-    size = f"{summary['size_bytes'] / _MIB:.1f} MiB"
-    console.print(f"  {outcome.path}   {size}   signed by {summary['key_id']}", soft_wrap=True)
+    console.print(f"\n  {summary['reason']}", soft_wrap=True, markup=False)
+    size = f"{summary['size_bytes'] / _MIB:.3g} MiB"
+    console.print(f"  {outcome.path}   {size}   signed by {signer}", soft_wrap=True)
 
 
 def _render_table(console: Console, result: BuildResult) -> None:
@@ -191,9 +199,8 @@ def _render_next(console: Console, result: BuildResult) -> None:
     first = built[0]
     folder = Path(str(first.report)).parent
     report = first.report if len(built) == 1 else f"{folder}/*.html"
-    console.print(
-        f"\n  report {report}    next: edgekit verify {first.path} --emulate", soft_wrap=True
-    )
+    console.print(f"\n  report: {report}", soft_wrap=True, markup=False)
+    console.print(f"  next: edgekit verify {first.path} --emulate", soft_wrap=True, markup=False)
 
 
 def _number(measurement: Mapping[str, Any] | None) -> str:
@@ -213,7 +220,7 @@ def _provenance(measurement: Mapping[str, Any]) -> str:
         words.append(f"n={measurement['n']}")
     interval = measurement.get("interval")
     if interval:
-        words.append(f"{_plain(interval[0])}..{_plain(interval[1])}")
+        words.append(f"{_plain(interval[0])} to {_plain(interval[1])}")
     here = measurement["kind"] == "measured"
     words.append("measured here" if here else f"{measurement['kind']} for {measurement['where']}")
     return ", ".join(words)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.padding import Padding
@@ -14,7 +16,7 @@ from edgekit.wire.measurement import Kind, Measurement, Outcome, Requirement, Ve
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from edgekit.toolchain.bundle_diff import BundleDiff
+    from edgekit.toolchain.bundle_diff import BundleDiff, FieldChange
     from edgekit.wire.bundle import Bundle
     from edgekit.wire.manifest import Golden, Member
     from edgekit.wire.results import Results
@@ -27,12 +29,29 @@ _MARKS = {
     Outcome.ABSENT: Text("absent", style="bold red"),
 }
 _MAX_SHOWN = 60
+_GOLDEN = "golden/"
+_DIGEST = re.compile("[0-9a-f]{64}")
+# A field of one entry of a list: placement[Conv int8 CPUExecutionProvider].count
+_ENTRY = re.compile(r"(.+\[.*\])\.\w+")
 
 
 def render_show(
-    console: Console, bundle: Bundle, signer: PublicKey | None, results: Results | None
+    console: Console,
+    bundle: Bundle,
+    signer: PublicKey | None,
+    results: Results | None,
+    *,
+    verbose: bool = False,
 ) -> None:
-    """Print a bundle: what it is, contract, measurements, members, the next command."""
+    """Print a bundle: what it is, contract, measurements, members, the next command.
+
+    Args:
+        console: Where to.
+        bundle: The bundle.
+        signer: Who signed it, where that is known.
+        results: Its measurements.
+        verbose: A line for every file of every golden sample.
+    """
     manifest = bundle.manifest
     if signer:
         signed = f"signed by {signer.label}"
@@ -60,7 +79,7 @@ def render_show(
     else:
         console.print(_indented(_results_table(results, results.judge(manifest.contract))))
     console.print()
-    console.print(_indented(_members_table(bundle)))
+    console.print(_indented(_members_table(bundle, verbose=verbose)))
     console.print()
     _line(console, f"next: edgekit bundle verify {bundle.path}")
 
@@ -72,14 +91,22 @@ def render_diff(console: Console, changes: BundleDiff, *, same_bytes: bool) -> N
         return
     if changes.fields:
         table = _table("manifest", "old", "new")
-        for field in changes.fields:
-            table.add_row(Text(field.field), _json(field.old), _json(field.new))
+        for name, before, after in _gathered(changes.fields):
+            table.add_row(Text(name), _json(before), _json(after))
         console.print(_indented(table))
         console.print()
     if changes.members:
         table = _table("member", "old bytes", "new bytes", right=(1, 2))
+        golden = [m for m in changes.members if m.path.startswith(_GOLDEN)]
+        if golden:
+            sizes = [
+                _bytes(sum(m.size_bytes for m in side if m)) if any(side) else Text("–")
+                for side in ([m.old for m in golden], [m.new for m in golden])
+            ]
+            table.add_row(Text(f"{_GOLDEN} ({len(golden)} files)"), *sizes)
         for member in changes.members:
-            table.add_row(Text(member.path), _size(member.old), _size(member.new))
+            if member not in golden:
+                table.add_row(Text(member.path), _size(member.old), _size(member.new))
         console.print(_indented(table))
         console.print()
     if changes.measurements:
@@ -96,17 +123,40 @@ def render_diff(console: Console, changes: BundleDiff, *, same_bytes: bool) -> N
         console.print(_indented(table))
 
 
+def _gathered(fields: Sequence[FieldChange]) -> Iterator[tuple[str, object, object]]:
+    """Yield changed fields, but one row for an entry that is new or gone as a whole."""
+    entries: dict[str, list[FieldChange]] = {}
+    for field in fields:
+        match = _ENTRY.fullmatch(field.field)
+        entries.setdefault(match[1] if match else field.field, []).append(field)
+    for name, group in entries.items():
+        gone, new = (all(f.new is None for f in group), all(f.old is None for f in group))
+        if len(group) > 1 and (gone or new):
+            known = set(re.split(r"[\[\] ]", name))
+            values = {f.field.removeprefix(name)[1:]: f.old if gone else f.new for f in group}
+            text = ", ".join(
+                f"{key} {value if isinstance(value, str) else json.dumps(value)}"
+                for key, value in values.items()
+                if value not in known
+            )
+            yield name, text if gone else None, text if new else None
+        else:
+            yield from ((f.field, f.old, f.new) for f in group)
+
+
 def _results_table(results: Results, verdicts: tuple[Verdict, ...]) -> Table:
     fp32 = {measurement.metric: measurement for measurement in results.fp32}
     shipped = {measurement.metric: measurement for measurement in results.shipped}
     by_metric = {verdict.requirement.metric: verdict for verdict in verdicts}
-    table = _table("metric", "fp32", "shipped", "contract", "", "", right=(1, 2, 3))
+    same = results.shipped == results.fp32  # fp32 ships: one column says it
+    columns = ["metric", "fp32", *([] if same else ["shipped"]), "contract"]
+    table = _table(*columns, "", "", right=tuple(range(1, len(columns))))
     for metric in dict.fromkeys((*by_metric, *shipped)):
         verdict = by_metric.get(metric)
         table.add_row(
             Text(metric),
             _value(fp32.get(metric)),
-            _value(shipped.get(metric)),
+            *([] if same else [_value(shipped.get(metric))]),
             Text(_limit(verdict.requirement) if verdict else "–"),
             _MARKS[verdict.outcome] if verdict else Text(""),
             Text(_provenance(shipped.get(metric))),
@@ -114,10 +164,16 @@ def _results_table(results: Results, verdicts: tuple[Verdict, ...]) -> Table:
     return table
 
 
-def _members_table(bundle: Bundle) -> Table:
+def _members_table(bundle: Bundle, *, verbose: bool) -> Table:
     table = _table("member", "bytes", "sha256", right=(1,))
-    for path, member in sorted(bundle.manifest.members.items()):
-        table.add_row(Text(path), _size(member), Text(member.sha256[:16]))
+    members = dict(sorted(bundle.manifest.members.items()))
+    golden = [] if verbose else [path for path in members if path.startswith(_GOLDEN)]
+    if golden:
+        total = sum(members[path].size_bytes for path in golden)
+        table.add_row(Text(_GOLDEN), _bytes(total), Text(f"{len(golden)} files; --verbose: each"))
+    for path, member in members.items():
+        if path not in golden:
+            table.add_row(Text(path), _size(member), Text(member.sha256[:16]))
     return table
 
 
@@ -158,11 +214,12 @@ def _golden(golden: Golden) -> str:
 
 def _limit(requirement: Requirement) -> str:
     parts = []
-    if requirement.minimum is not None:
-        parts.append(f"≥ {_number(requirement.minimum)}")
-    if requirement.maximum is not None:
-        parts.append(f"≤ {_number(requirement.maximum)}")
-    return ", ".join(parts) + (" vs fp32" if requirement.vs == "fp32" else "")
+    for sign, bound in (("≥", requirement.minimum), ("≤", requirement.maximum)):
+        if bound is not None and requirement.vs == "fp32":
+            parts.append(f"{sign} fp32 {'-' if bound < 0 else '+'} {_number(abs(bound))}")
+        elif bound is not None:
+            parts.append(f"{sign} {_number(bound)}")
+    return ", ".join(parts)
 
 
 def _value(measurement: Measurement | None) -> Text:
@@ -186,9 +243,15 @@ def _number(value: float) -> str:
 
 
 def _size(member: Member | None) -> Text:
-    return Text("–" if member is None else f"{member.size_bytes:,}".replace(",", " "))
+    return Text("–") if member is None else _bytes(member.size_bytes)
+
+
+def _bytes(count: int) -> Text:
+    return Text(f"{count:,}".replace(",", " "))
 
 
 def _json(value: object) -> Text:
     text = "–" if value is None else value if isinstance(value, str) else json.dumps(value)
+    if _DIGEST.fullmatch(text):
+        text = f"{text[:12]}…"
     return Text(text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…")

@@ -11,11 +11,12 @@ import click
 
 import edgekit
 from edgekit.cli import commands
+from edgekit.cli.groups import Group
 from edgekit.cli.output import show_error
-from edgekit.wire.errors import EXIT_INTERRUPTED, EdgekitError, UsageError, did_you_mean
+from edgekit.wire.errors import EXIT_INTERRUPTED, EdgekitError, UsageError
 
 
-class CommandFiles(click.Group):
+class CommandFiles(Group):
     """A group whose commands are the modules of :mod:`edgekit.cli.commands`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -45,15 +46,20 @@ def cli() -> None:
 def _usage_error(error: click.ClickException) -> UsageError:
     hint = None
     context = getattr(error, "ctx", None)
+    message = error.format_message().rstrip(".")
     if isinstance(error, click.NoSuchOption):
+        message = f"no such option {error.option_name}"
         hint = f"did you mean {error.possibilities[0]}?" if error.possibilities else None
-    elif context is not None and isinstance(context.command, click.Group) and context.args:
-        known = context.command.list_commands(context)
-        close = did_you_mean(context.args[0], known)
-        hint = f"did you mean {close}?" if close else None
+    elif isinstance(error, click.MissingParameter) and _is_target(error.param):
+        message = "--target is missing"
+        hint = "`--target rpi5`, for one; `edgekit targets` shows all"
     if hint is None and context is not None:
         hint = f"`{context.command_path} --help` shows how it is used"
-    return UsageError(error.format_message().rstrip("."), hint=hint)
+    return UsageError(message, hint=hint)
+
+
+def _is_target(param: click.Parameter | None) -> bool:
+    return param is not None and "--target" in param.opts
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -75,6 +81,10 @@ def run(argv: list[str]) -> int:
     try:
         result: Any = cli.main(args=argv, prog_name="edgekit", standalone_mode=False)
         return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        # Nothing was asked for: the help is the answer, though not what a script wanted.
+        click.echo(error.format_message(), err=True)
+        return UsageError.exit_code
     except click.ClickException as error:
         failure: EdgekitError = _usage_error(error)
     except EdgekitError as error:
@@ -84,7 +94,7 @@ def run(argv: list[str]) -> int:
             traceback.print_exc()
         failure = error
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        click.echo("interrupted; what was finished is kept, and the next run goes on", err=True)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output is gone (`edgekit … | head`): nothing is wrong.

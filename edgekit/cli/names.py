@@ -29,6 +29,17 @@ def target_option(function: Any) -> Any:  # noqa: ANN401 - a decorator of any co
         "-t",
         "--target",
         required=True,
+        metavar="TARGET",
         shell_complete=complete_target,
-        help="What to build for; `edgekit targets list` shows all.",
+        help="The hardware; `edgekit targets` shows all.",
+    )(function)
+
+
+def project_option(function: Any) -> Any:  # noqa: ANN401 - a decorator of any command
+    """Add ``--project``, the folder of models and targets."""
+    return click.option(
+        "--project",
+        type=click.Path(path_type=Path),
+        default=Path(),
+        help="Folder with models/ and targets/; this one by default.",
     )(function)

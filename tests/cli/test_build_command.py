@@ -115,6 +115,7 @@ def test_people_read_lines_a_table_and_the_next_command(digits, cold_cache, fres
     assert ran.code == 0
     assert "\x1b" not in ran.out + ran.err, "a pipe gets no colour and no bars"
     assert max(map(len, ran.err.splitlines())) <= 100
+    assert "…" not in ran.err, "reasons are wrapped, not cut"
     stages = [line.split()[1] for line in ran.err.splitlines() if line.startswith("  ✓")]
     assert [s for s in stages if s != "fetch"] == ["optimize", "calibrate", "bundle"]
     lines = ran.out.rstrip().splitlines()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 STEPS = ["fetch", "canonicalise", "calibrate", "quantize", "verify", "predict", "bundle"]
@@ -30,7 +32,12 @@ def test_people_read_numbered_steps_with_places(edgekit, digits):
     assert lines[0].endswith("licence Apache-2.0")
     assert [line.split(". ")[1].strip() for line in lines if line[:1].isdigit()] == STEPS
     assert any("top1_accuracy" in line and "models/digits-cnn.toml:" in line for line in lines)
-    assert max(map(len, lines)) <= 100
+    assert max(map(len, lines[:-1])) <= 100
+    places = [line.split()[-1] for line in lines if "generic-arm64.toml" in line]
+    assert places
+    assert all(re.search(r"toml:\d+$", place) for place in places), "a place stands whole"
+    following = f"edgekit build digits-cnn --target rpi5 --project {digits}"
+    assert lines[-1].strip() == f"next: {following}"
 
 
 def test_quiet_is_the_digest_that_names_the_cache_entry(edgekit, digits):

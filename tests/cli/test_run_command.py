@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 from pathlib import Path
 
@@ -54,6 +55,15 @@ def test_it_reads_digits(bundle, edgekit):
 
 
 @pytest.mark.network
+def test_the_pictures_of_the_examples_are_what_they_are_called(bundle, edgekit):
+    path, _ = bundle
+    names = {"four": "4", "seven": "7", "zero": "0"}
+    pictures = [ROOT / "examples" / "digits" / f"{name}.png" for name in names]
+    results = edgekit("run", path, *pictures, "--json").document["results"]
+    assert [r["prediction"]["top"][0]["label"] for r in results] == list(names.values())
+
+
+@pytest.mark.network
 def test_people_see_scores_and_labels(bundle, edgekit):
     path, digits = bundle
     file, label = digits[0]
@@ -84,6 +94,8 @@ def test_inputs_that_are_none(bundle, edgekit, tmp_path, make, code, says):
     assert ran.code == code, ran.out + ran.err
     assert says in ran.document["message"]
     assert ran.document["hint"]
+    assert str(tmp_path) in ran.document["where"]
+    assert "--text" not in ran.document["hint"], "no text goes into this model"
 
 
 def _junk(folder: Path, data: bytes) -> Path:
@@ -111,6 +123,8 @@ def test_a_bundle_that_is_none_or_not_ours(small_bundle, edgekit, tmp_path):
     ran = edgekit("run", small_bundle.path, sample, *key, "--json")
     assert ran.code == 0, ran.out
     assert ran.document["results"][0]["prediction"]["outputs"]["y"]["shape"] == [1, 8, 16, 16]
+    shown = edgekit("run", small_bundle.path, sample, *key).out.splitlines()
+    assert re.fullmatch(r"  y \[1, 8, 16, 16\]: (\S+ ){8}…   \(--json has 1024\)", shown[1])
 
     changed = tmp_path / "changed.ekb"
     data = bytearray(small_bundle.path.read_bytes())

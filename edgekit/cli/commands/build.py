@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.names import complete_model, target_option
+from edgekit.cli.names import complete_model, project_option, target_option
 from edgekit.cli.output import Output, common_options
 
 if TYPE_CHECKING:
@@ -20,11 +20,29 @@ SCHEMA = "edgekit.build/1"
 @click.command("build")
 @click.argument("models", nargs=-1, metavar="[MODEL…|FILE.onnx]", shell_complete=complete_model)
 @target_option
-@click.option("-o", "--dist", "dist_dir", type=click.Path(path_type=Path), help="Output folder.")
-@click.option("--data", type=click.Path(path_type=Path), help="Samples for FILE.onnx: a folder.")
-@click.option("--project", type=click.Path(path_type=Path), default=Path(), help="Project folder.")
-@click.option("--cache-dir", type=click.Path(path_type=Path), help="Folder of the cache.")
-@click.option("--key-file", type=click.Path(path_type=Path), help="Key that signs, PEM.")
+@click.option(
+    "-o",
+    "--dist",
+    "dist_dir",
+    type=click.Path(path_type=Path),
+    help="Output folder; dist/ by default.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Folder of samples, for FILE.onnx: .npz, .npy or pictures.",
+)
+@project_option
+@click.option(
+    "--cache-dir",
+    type=click.Path(path_type=Path),
+    help="Folder of the cache; `edgekit cache` names it.",
+)
+@click.option(
+    "--key-file",
+    type=click.Path(path_type=Path),
+    help="Key that signs, PEM; the developer key by default.",
+)
 @click.option("--jobs", type=click.IntRange(min=1), help="Models built at once.")
 @click.option("--offline", is_flag=True, default=None, help="Fetch nothing; use the cache alone.")
 @common_options
@@ -72,10 +90,11 @@ def command(
     with BuildView.open(out, len(prepared.jobs)) as view:
         result = build_prepared(prepared, view.on_event, leave_out=not models)
     show_failures(out, result)
+    signer = next((job.key.public.label for job in prepared.jobs), "")
     out.emit(
         SCHEMA,
         {"target": target, "bundles": [_document(o) for o in result.outcomes]},
-        lambda console: render_result(console, result, verbose=out.verbose),
+        lambda console: render_result(console, result, signer, verbose=out.verbose),
         quiet=_paths(result),
     )
     return result.exit_code

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli.commands.keys import key_file_option
+from edgekit.cli.groups import Group
 from edgekit.cli.output import Output, common_options
 from edgekit.cli.trust import trusted_keys
 from edgekit.wire.errors import TrustError
@@ -32,7 +33,7 @@ def _keys_option(function: Any) -> Any:  # noqa: ANN401 - a decorator of any com
     )(function)
 
 
-@click.group()
+@click.group("bundle", cls=Group)
 def command() -> None:
     """Show, verify and compare bundles (.ekb files).
 
@@ -77,7 +78,7 @@ def show(bundle: Path, keys: tuple[Path, ...], key_file: Path | None, out: Outpu
         out.emit(
             "edgekit.bundle.show/1",
             payload,
-            lambda console: render_show(console, opened, signer, results),
+            lambda console: render_show(console, opened, signer, results, verbose=out.verbose),
             quiet=opened.sha256(),
         )
 

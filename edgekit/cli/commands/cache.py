@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli.groups import Group
 from edgekit.cli.output import Output, common_options
 from edgekit.wire.errors import UsageError, did_you_mean
 
@@ -36,16 +37,6 @@ _WORDS = {
 }
 
 
-class _ShowByDefault(click.Group):
-    """A group that shows when no subcommand is named."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        helps = ctx.help_option_names
-        if not args or (args[0].startswith("-") and args[0] not in helps):
-            args = ["show", *args]
-        return super().parse_args(ctx, args)
-
-
 _cache_dir = click.option(
     "--cache-dir",
     type=click.Path(path_type=Path, file_okay=False),
@@ -53,7 +44,7 @@ _cache_dir = click.option(
 )
 
 
-@click.group("cache", cls=_ShowByDefault)
+@click.group("cache", cls=Group, default="show")
 def command() -> None:
     """Show and clear the cache of downloads and computed stages.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from edgekit.cli.names import project_option
 from edgekit.cli.output import Output, common_options
 
 # It becomes the name of files.
@@ -15,9 +16,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 @click.command("init")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), help="Folder of samples.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder of samples: .npz, .npy or pictures."
+)
 @click.option("--name", help="Name of the model; the file's by default.")
-@click.option("--project", type=click.Path(path_type=Path), default=Path(), help="Project folder.")
+@project_option
 @click.option("--force", is_flag=True, help="Replace a recipe of the same name.")
 @common_options
 def command(

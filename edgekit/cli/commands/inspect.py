@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli.names import project_option, target_option
 from edgekit.cli.output import Output, common_options
 from edgekit.wire.errors import ConfigError, UsageError
 
@@ -21,11 +22,11 @@ SHOWN_SHARE = 0.01
 
 @click.command("inspect")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("-t", "--target", required=True, help="Where it is to run; `edgekit targets list`.")
+@target_option
 @click.option(
     "-d", "--dim", "dims", multiple=True, metavar="NAME=SIZE", help="Size of a dynamic dimension."
 )
-@click.option("--project", type=click.Path(path_type=Path), default=Path(), help="Project folder.")
+@project_option
 @common_options
 def command(model: Path, target: str, dims: tuple[str, ...], project: Path, out: Output) -> None:
     """Show what an ONNX model holds, what the target lacks for it, and its predicted cost.

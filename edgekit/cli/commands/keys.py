@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli.groups import Group
 from edgekit.cli.output import Output, common_options
 from edgekit.wire.errors import TrustError, UsageError
 
@@ -33,15 +34,15 @@ def own_key_file(key_file: Path | None) -> Path:
     return load_settings(Path.cwd(), {"key_file": key_file}, os.environ).key_file
 
 
-@click.group()
+@click.group("keys", cls=Group, default="list")
 def command() -> None:
     """Show, list, create and export signing keys.
 
     The first build makes a developer key, so there is no need to start here.
 
     \b
-    Example:
-      edgekit keys show
+    Examples:
+      edgekit keys
       edgekit keys export -o dev.pub.pem
     """
 
@@ -97,7 +98,7 @@ def list_(key_file: Path | None, out: Output) -> None:
             label = key.label if key else path.stem
             mark = "signs" if path == own else ""
             status = f"id {key.key_id}" if key else problem
-            line = Text(f"  {label:<20} {status:<16} {mark:<6} {path}")
+            line = Text(f"  {label:<12}  {status:<11}  {mark:<5}  {path}")
             console.print(line, soft_wrap=True)
         if not found:
             console.print("  no keys yet: the first build makes one, or `edgekit keys create`")

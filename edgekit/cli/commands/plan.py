@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.names import complete_model, target_option
-from edgekit.cli.output import Output, common_options
+from edgekit.cli.names import complete_model, project_option, target_option
+from edgekit.cli.output import WIDTH, Output, common_options
+
+_NARROW = 20
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 @click.command("plan")
 @click.argument("models", nargs=-1, shell_complete=complete_model)
 @target_option
-@click.option("--project", type=click.Path(path_type=Path), default=Path(), help="Project folder.")
+@project_option
 @common_options
 def command(models: tuple[str, ...], target: str, project: Path, out: Output) -> None:
     """Print the ordered steps of a build: every value and where it came from.
@@ -37,7 +40,10 @@ def command(models: tuple[str, ...], target: str, project: Path, out: Output) ->
 
     def render(console: Console) -> None:
         for plan in found:
-            _render(console, plan)
+            _render(console, plan, whole=out.verbose)
+        more = [] if project == Path() else ["--project", shlex.quote(str(project))]
+        following = " ".join(["edgekit build", *models, "--target", target, *more])
+        console.print(f"\n  next: {following}", markup=False, soft_wrap=True)
 
     out.emit(
         "edgekit.plan/1",
@@ -47,26 +53,38 @@ def command(models: tuple[str, ...], target: str, project: Path, out: Output) ->
     )
 
 
-def _render(console: Console, plan: Plan) -> None:
+def _render(console: Console, plan: Plan, *, whole: bool) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     console.print(
         f"\n{plan.model} → {plan.target}   plan {plan.sha256[:12]}   licence "
         f"{plan.step('bundle').values()['license']}"
     )
+    rows = [
+        (f"   {key}", value.value, value.origin)
+        for step in plan.steps
+        for key, value in step.params.items()
+    ]
+    # Names and places stand whole: what is left is the values'.
+    taken = max(len(key) for key, _, _ in rows) + max(len(origin) for _, _, origin in rows) + 6
+    room = max(_NARROW, min(console.width, WIDTH) - taken)
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    table.add_column(no_wrap=not whole)
+    table.add_column(no_wrap=not whole, overflow="fold" if whole else "ellipsis")
     table.add_column(no_wrap=True)
     for number, step in enumerate(plan.steps, start=1):
         table.add_row(f"{number}. {step.name}", "", "", style="bold")
         for key, value in step.params.items():
-            table.add_row(f"   {key}", _short(value.value), value.origin)
+            text = _text(value.value)
+            shown = text if whole or len(text) <= room else text[: room - 1] + "…"
+            table.add_row(Text(f"   {key}"), Text(shown), Text(value.origin))
     console.print(table)
+    if not whole and any(len(_text(value)) > room for _, value, _ in rows):
+        console.print("  … is cut: --verbose shows every value whole", style="dim")
 
 
-def _short(value: Any, width: int = 44) -> str:  # noqa: ANN401 - any JSON value
+def _text(value: Any) -> str:  # noqa: ANN401 - any JSON value
     import json
 
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= width else text[: width - 1] + "…"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

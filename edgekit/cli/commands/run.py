@@ -12,8 +12,11 @@ from edgekit.cli.output import Output, common_options
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from edgekit.runtime.pipeline import Pipeline
+
 MAX_INPUT_BYTES = 256 << 20
 _LISTED = 20
+_VALUES = 8
 
 
 @click.command("run")
@@ -25,7 +28,8 @@ _LISTED = 20
     "keys",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="Public key to trust; your own by default.",
+    metavar="PUB.pem",
+    help="Public key to trust; may be given more than once. Default: this machine's own key.",
 )
 @click.option("--text", "as_text", is_flag=True, help="INPUT is text itself, not a file.")
 @common_options
@@ -54,9 +58,10 @@ def command(
     results: list[dict[str, Any]] = []
     with open_trusted(bundle, keys) as opened:
         pipeline = load_pipeline(opened.manifest, opened.read)
+        takes_text = opened.manifest.pipeline.task == "embed-text"
         for name in inputs:
-            data = name.encode() if as_text else _read(Path(name))
-            prediction = pipeline.predict(data)
+            data = name.encode() if as_text else _read(Path(name), takes_text)
+            prediction = _predict(pipeline, data, "--text" if as_text else name)
             results.append({"input": name, "prediction": prediction})
             if output is not None:
                 _draw(output, data, prediction)
@@ -69,8 +74,23 @@ def command(
     )
 
 
-def _read(path: Path) -> bytes:
+def _predict(pipeline: Pipeline, data: bytes, name: str) -> dict[str, Any]:
+    """Run the pipeline; an error names the input that it is about."""
+    from edgekit.wire.errors import EdgekitError
+
+    try:
+        return dict(pipeline.predict(data))
+    except EdgekitError as error:
+        place = name if error.where is None else f"{name}: {error.where}"
+        raise type(error)(error.message, hint=error.hint, where=place) from error
+
+
+def _read(path: Path, takes_text: bool) -> bytes:
     from edgekit.wire.errors import UsageError
+
+    hint = "--text takes the text itself instead of a file" if takes_text else None
+    if path.is_dir():
+        hint = f"name its files: {path}/*"
 
     try:
         if path.stat().st_size > MAX_INPUT_BYTES:
@@ -80,7 +100,7 @@ def _read(path: Path) -> bytes:
         raise UsageError(
             f"cannot be read: {error.strerror}",
             where=str(path),
-            hint="--text takes the text itself instead of a file",
+            hint=hint or "INPUT is a file of yours; give its path",
         ) from error
 
 
@@ -130,7 +150,15 @@ def _lines(prediction: dict[str, Any]) -> list[str]:
     if "embedding" in prediction:
         values = prediction["embedding"]
         return [f"{len(values)} values: " + " ".join(f"{v:.4f}" for v in values[:8]) + " …"]
-    return [str(prediction)[:200]]
+    outputs = prediction.get("outputs", {})
+    return [_tensor(name, found) for name, found in outputs.items()] or [str(prediction)[:200]]
+
+
+def _tensor(name: str, found: dict[str, Any]) -> str:
+    values = found["values"]
+    shown = " ".join(f"{v:.4g}" for v in values[:_VALUES])
+    more = f" …   (--json has {len(values)})" if len(values) > _VALUES else ""
+    return f"{name} {found['shape']}: {shown}{more}"
 
 
 def _label(entry: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli.groups import Group
 from edgekit.cli.output import Output, common_options
 from edgekit.wire.errors import ConfigError
 
@@ -23,7 +24,7 @@ _project = click.option(
 )
 
 
-@click.group("targets")
+@click.group("targets", cls=Group, default="list")
 def command() -> None:
     """List, show and check targets: what a piece of hardware can do.
 
@@ -31,7 +32,7 @@ def command() -> None:
 
     \b
     Examples:
-      edgekit targets list
+      edgekit targets
       edgekit targets show rpi5
     """
 
