@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from edgekit.toolchain.api import BuildResult
-    from edgekit.toolchain.build import Outcome
+    from edgekit.toolchain.build import Job, Outcome
     from edgekit.toolchain.events import Event
 
 _STAGES = ("export", "optimize", "calibrate", "bundle")
@@ -79,15 +79,16 @@ class BuildView:
             console.print(row.rstrip(), highlight=False, markup=False, soft_wrap=True)
 
 
-def render_result(console: Console, result: BuildResult, signer: str, *, verbose: bool) -> None:
+def render_result(console: Console, result: BuildResult, job: Job | None, *, verbose: bool) -> None:
     """Print what a build ended with.
 
     Args:
         console: Where to.
         result: The build's.
-        signer: The signing key's label.
+        job: One of the build's: all have the same target and key.
         verbose: A table for every model of many, too.
     """
+    signer = job.key.public.label if job else ""
     for outcome in result.outcomes:
         if outcome.status == "up-to-date" and len(result.outcomes) > 1:
             continue
@@ -95,7 +96,7 @@ def render_result(console: Console, result: BuildResult, signer: str, *, verbose
             _render_bundle(console, outcome, outcome.summary, signer)
     if len(result.outcomes) > 1:
         _render_table(console, result)
-    _render_next(console, result)
+    _render_next(console, result, job)
 
 
 def _render_bundle(
@@ -192,7 +193,7 @@ def show_failures(out: Output, result: BuildResult) -> None:
             out.stderr.print(f"  hint: {error['hint']}", markup=False, soft_wrap=True)
 
 
-def _render_next(console: Console, result: BuildResult) -> None:
+def _render_next(console: Console, result: BuildResult, job: Job | None) -> None:
     built = [o for o in result.outcomes if o.path is not None]
     if not built:
         return
@@ -200,7 +201,9 @@ def _render_next(console: Console, result: BuildResult) -> None:
     folder = Path(str(first.report)).parent
     report = first.report if len(built) == 1 else f"{folder}/*.html"
     console.print(f"\n  report: {report}", soft_wrap=True, markup=False)
-    console.print(f"  next: edgekit verify {first.path} --emulate", soft_wrap=True, markup=False)
+    emulated = job is not None and job.resolved.target.family == "arm64"
+    following = f"edgekit verify {first.path}{' --emulate' if emulated else ''}"
+    console.print(f"  next: {following}", soft_wrap=True, markup=False)
 
 
 def _number(measurement: Mapping[str, Any] | None) -> str:

@@ -90,11 +90,11 @@ def command(
     with BuildView.open(out, len(prepared.jobs)) as view:
         result = build_prepared(prepared, view.on_event, leave_out=not models)
     show_failures(out, result)
-    signer = next((job.key.public.label for job in prepared.jobs), "")
+    first = next(iter(prepared.jobs), None)
     out.emit(
         SCHEMA,
         {"target": target, "bundles": [_document(o) for o in result.outcomes]},
-        lambda console: render_result(console, result, signer, verbose=out.verbose),
+        lambda console: render_result(console, result, first, verbose=out.verbose),
         quiet=_paths(result),
     )
     return result.exit_code
