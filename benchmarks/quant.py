@@ -40,7 +40,7 @@ from edgekit.toolchain.graph import Graph
 from edgekit.toolchain.process import run
 from edgekit.toolchain.stages import Workbench
 from edgekit.toolchain.verify import accuracy_measurements
-from edgekit.wire.errors import BuildError
+from edgekit.wire.errors import BuildError, EdgekitError
 from edgekit.wire.measurement import Measurement, judge
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,13 +61,16 @@ def main() -> int:
         return 2
     with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as temporary:
         work = options.keep or Path(temporary)
-        models = [
-            measure(name, known[name], options.tools, work / name)
-            for name in options.models or known
-        ]
+        models, left_out = [], {}
+        for name in options.models or known:
+            try:
+                models.append(measure(name, known[name], options.tools, work / name))
+            except EdgekitError as error:
+                left_out[name] = error.message.splitlines()[0]
+                say(f"  left out: {left_out[name]}")
         for model in models:
             time_all(model)
-    document = finish(models)
+    document = finish(models) | {"left_out": left_out}
     for text in table.lines(document):
         print(text)
     out = options.out
@@ -80,7 +83,7 @@ def main() -> int:
         out.write_text(json.dumps(document, indent=1) + "\n")
         draw(document, out)
         print(f"wrote {out}", file=sys.stderr)
-    return 0
+    return int(not models)
 
 
 def arguments() -> argparse.Namespace:

@@ -25,6 +25,8 @@ def lines(document: Mapping[str, Any]) -> Iterator[str]:
         if model["verdict"] is not None:
             yield f"  → {model['verdict']['text']}"
     yield ""
+    for name, reason in document["left_out"].items():
+        yield f"{name}: left out: {reason}"
     yield from totals(document["summary"])
 
 
