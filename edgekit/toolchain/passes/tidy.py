@@ -25,8 +25,8 @@ _STRING = 8
 # What onnxruntime's writers append to a name, to name what they add. A graph that has such a pair
 # of names already, as one that was quantized before, would come out as a mixture of both.
 _WRITERS = re.compile(
-    "_(?:(?:De)?[Qq]uantize|quantized|quant|scale|zero_point|output_quantized|output_scale|bias_add"
-    "|bias_reshape|cast|_Reduce|(?:MatMul|Add|Transposed?)\\Z)"
+    "__|_(?:(?:De)?[Qq]uantize|quantized|quant|scale|zero_point|output_quantized|output_scale|bias_add"
+    "|bias_reshape|cast|(?:MatMul|Add|Transposed?)\\Z)"
 )
 # Element types that came with a later IR: float8 with 9, 4 bits with 10, 2 bits with 13.
 _TYPE_IR = {
