@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit.cli.measurements import contract_table, number
 from edgekit.cli.output import WIDTH, Output
 
 if TYPE_CHECKING:
@@ -102,31 +103,10 @@ def render_result(console: Console, result: BuildResult, job: Job | None, *, ver
 def _render_bundle(
     console: Console, outcome: Outcome, summary: Mapping[str, Any], signer: str
 ) -> None:
-    from rich.table import Table
-
     if outcome.status == "up-to-date":
         console.print(f"\n  {outcome.model} is up to date: nothing in its plan has changed")
-    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
-    table.add_column("")
-    ships_fp32 = summary["precision"] == "fp32"
-    for name in ("fp32", *([] if ships_fp32 else [summary["precision"]]), "contract"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("")
-    table.add_column("")
-    fp32 = {m["metric"]: m for m in summary["fp32"]}
-    contract = {c["metric"]: c for c in summary["contract"]}
-    for measurement in summary["measurements"]:
-        requirement = contract.get(measurement["metric"])
-        table.add_row(
-            measurement["metric"],
-            *([] if ships_fp32 else [_number(fp32.get(measurement["metric"]))]),
-            _number(measurement),
-            requirement["limit"] if requirement else "–",
-            _mark(requirement["outcome"]) if requirement else "",
-            _provenance(measurement),
-        )
     console.print()
-    console.print(table)
+    console.print(contract_table(summary))
     console.print(f"\n  {summary['reason']}", soft_wrap=True, markup=False)
     size = f"{summary['size_bytes'] / _MIB:.3g} MiB"
     console.print(f"  {outcome.path}   {size}   signed by {signer}", soft_wrap=True)
@@ -164,7 +144,7 @@ def _render_table(console: Console, result: BuildResult) -> None:
             f"{accuracy['value']:.3f}",
             str(accuracy.get("n", "–")),
             accuracy["metric"],
-            _number(latency),
+            number(latency),
         )
     console.print()
     console.print(table)
@@ -204,30 +184,3 @@ def _render_next(console: Console, result: BuildResult, job: Job | None) -> None
     emulated = job is not None and job.resolved.target.family == "arm64"
     following = f"edgekit verify {first.path}{' --emulate' if emulated else ''}"
     console.print(f"  next: {following}", soft_wrap=True, markup=False)
-
-
-def _number(measurement: Mapping[str, Any] | None) -> str:
-    if measurement is None:
-        return "–"
-    value = float(measurement["value"])
-    return f"{value:.3f}" if value <= 1 else f"{value:.3g}"
-
-
-def _mark(outcome: str) -> str:
-    return {"pass": "✓", "fail": "✗", "absent": "✗", "undecided": "? the device decides"}[outcome]
-
-
-def _provenance(measurement: Mapping[str, Any]) -> str:
-    words = []
-    if "n" in measurement:
-        words.append(f"n={measurement['n']}")
-    interval = measurement.get("interval")
-    if interval:
-        words.append(f"{_plain(interval[0])} to {_plain(interval[1])}")
-    here = measurement["kind"] == "measured"
-    words.append("measured here" if here else f"{measurement['kind']} for {measurement['where']}")
-    return ", ".join(words)
-
-
-def _plain(value: float) -> str:
-    return f"{value:.3g}"

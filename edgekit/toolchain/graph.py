@@ -47,7 +47,10 @@ class Graph:
         from google.protobuf.message import DecodeError
 
         try:
-            proto = onnx.load(str(path))
+            _check_size(path.stat().st_size, path)
+            proto = onnx.load(str(path), load_external_data=False)
+            _check_external(proto, path)
+            onnx.load_external_data_for_model(proto, str(path.parent))
         except FileNotFoundError as error:
             raise BuildError("no such file", where=str(path)) from error
         except (DecodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
@@ -94,6 +97,34 @@ class Graph:
     def output_names(self) -> list[str]:
         """Names of the outputs."""
         return [o.name for o in self.proto.graph.output]
+
+
+def _check_size(size_bytes: int, path: Path) -> None:
+    if size_bytes > MAX_PROTO_BYTES:
+        raise BuildError(
+            f"the model is over 2 GB: {size_bytes / 1e9:.1f} GB with its weights",
+            hint="edgekit takes models of up to 2 GB; a language model needs a runtime of its own",
+            where=str(path),
+        )
+
+
+def _check_external(proto: onnx.ModelProto, path: Path) -> None:
+    """Look at the files of external data before they are read: they may not fit into memory."""
+    locations = {
+        entry.value
+        for tensor in proto.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    for location in sorted(locations):
+        if not (path.parent / location).is_file():
+            raise BuildError(
+                f'the file of its weights, "{location}", is missing',
+                hint="external data belongs into the model's folder",
+                where=str(path),
+            )
+    files = [path, *(path.parent / location for location in locations)]
+    _check_size(sum(file.stat().st_size for file in files), path)
 
 
 def _clear_repeated_names(graph: onnx.GraphProto) -> None:

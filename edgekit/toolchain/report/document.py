@@ -55,7 +55,7 @@ def report_document(
         },
         "host": host_kind(),
         "plan": bench.plan.to_json(),
-        "candidates": [_candidate(j) for j in decision.judged],
+        "candidates": [candidate_document(j) for j in decision.judged],
         "refused": decision.refused,
         "layers": _layers(bench, decision),
         "passes": list(bench.canonical.notes),
@@ -79,7 +79,8 @@ def report_document(
     }
 
 
-def _candidate(judged: Judged) -> dict[str, Any]:
+def candidate_document(judged: Judged) -> dict[str, Any]:
+    """Return a candidate with what was measured of it, as plain JSON."""
     return {
         "name": judged.candidate.name,
         "precision": judged.candidate.precision,
