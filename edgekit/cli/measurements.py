@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+_NEAR_ONE = 0.9995
 
 
 def contract_table(summary: Mapping[str, Any]) -> Table:
@@ -45,7 +48,14 @@ def number(measurement: Mapping[str, Any] | None) -> str:
     if measurement is None:
         return "–"
     value = float(measurement["value"])
-    return f"{value:.3f}" if value <= 1 else f"{value:.3g}"
+    return _share(value) if value <= 1 else f"{value:.3g}"
+
+
+def _share(value: float) -> str:
+    """Write a share with three decimals; as many as it takes where they would say 1 of less."""
+    if not _NEAR_ONE < value < 1:
+        return f"{value:.3f}"
+    return f"{value:.{min(9, 1 - math.floor(math.log10(1 - value)))}f}"
 
 
 def mark(outcome: str) -> str:
@@ -60,7 +70,8 @@ def provenance(measurement: Mapping[str, Any]) -> str:
         words.append(f"n={measurement['n']}")
     interval = measurement.get("interval")
     if interval:
-        words.append(f"{interval[0]:.3g} to {interval[1]:.3g}")
+        low, high = (_share(v) if _NEAR_ONE < v < 1 else f"{v:.3g}" for v in interval)
+        words.append(f"{low} to {high}")
     here = measurement["kind"] == "measured"
     words.append("measured here" if here else f"{measurement['kind']} for {measurement['where']}")
     return ", ".join(words)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_public_names_are_these() -> None:
-    assert sorted(edgekit.__all__) == ["__version__", "build"]
+    assert sorted(edgekit.__all__) == ["__version__", "build", "quantize"]
     for name in edgekit.__all__:
         assert getattr(edgekit, name) is not None
 
@@ -24,6 +24,13 @@ def test_build_takes_models_and_a_target() -> None:
     parameters = inspect.signature(edgekit.build).parameters
     assert next(iter(parameters)) == "models"
     assert parameters["target"].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+def test_quantize_takes_a_file_and_names_the_rest() -> None:
+    parameters = inspect.signature(edgekit.quantize).parameters
+    assert next(iter(parameters)) == "model"
+    for name in ("data", "target", "out"):
+        assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

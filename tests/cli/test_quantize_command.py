@@ -1,0 +1,449 @@
+"""``edgekit quantize``: an int8 file from an .onnx file, its numbers, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+import edgekit as package
+from edgekit.wire.canonical import sha256_file
+from edgekit.wire.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Net:
+    """A model of some layers with 40 samples beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model = folder / "net.onnx"
+        self.data = folder / "samples"
+        self.out = folder / "out" / "net-int8.onnx"
+        for made in (self.data, self.out.parent):
+            made.mkdir(parents=True)
+
+    def save(self, nodes, inputs, outputs, weights, **how):
+        graph = helper.make_graph(
+            nodes,
+            "net",
+            inputs,
+            outputs,
+            [numpy_helper.from_array(v, k) for k, v in weights.items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        onnx.save(model, str(self.model), **how)
+
+    def fill(self, make, count=40):
+        for index in range(count):
+            np.savez(self.data / f"{index:03d}.npz", **make(np.random.default_rng(index)))
+
+    def line(self, *more):
+        return ("quantize", self.model, "--data", self.data, "-t", "rpi5", "-o", self.out, *more)
+
+
+def conv_weights():
+    random = np.random.default_rng(1)
+    shapes = {"w1": (32, 3, 3, 3), "w2": (32, 32, 3, 3), "w3": (10, 32)}
+    return {k: random.normal(size=s).astype(np.float32) * 0.1 for k, s in shapes.items()}
+
+
+def conv_nodes():
+    make = helper.make_node
+    return [
+        make("Conv", ["x", "w1"], ["c1"], name="conv1", pads=[1, 1, 1, 1]),
+        make("Relu", ["c1"], ["r1"], name="relu1"),
+        make("Conv", ["r1", "w2"], ["c2"], name="conv2", pads=[1, 1, 1, 1]),
+        make("Relu", ["c2"], ["r2"], name="relu2"),
+        make("GlobalAveragePool", ["r2"], ["p"], name="pool"),
+        make("Flatten", ["p"], ["f"], name="flat"),
+        make("Gemm", ["f", "w3"], ["y"], name="fc", transB=1),
+    ]
+
+
+def save_conv(net, *, weights=None, batch="n", **how):
+    net.save(
+        conv_nodes(),
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 32, 32])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 10])],
+        weights or conv_weights(),
+        **how,
+    )
+
+
+def noise(random):
+    return {"x": random.normal(size=(1, 3, 32, 32)).astype(np.float32)}
+
+
+@pytest.fixture
+def net(tmp_path):
+    """A small CNN with 40 samples of noise; it quantizes statically."""
+    made = Net(tmp_path / "net")
+    save_conv(made)
+    made.fill(noise)
+    return made
+
+
+@pytest.fixture
+def refuses(edgekit, tree, tmp_path):
+    """Run a line that must fail; check what it says and that nothing is written."""
+
+    def go(net, *more, code, says, hint="", where="", line=None):
+        before = tree(net.folder)
+        arguments = line or net.line(*more)
+        ran = edgekit(*arguments, "--json")
+        assert ran.code == code, ran.out + ran.err
+        document = ran.document
+        assert document["schema"] == "edgekit.error/1"
+        assert says in document["message"], document
+        assert hint in (document["hint"] or ""), document
+        assert where in (document["where"] or ""), document
+        said = edgekit(*arguments)
+        assert (said.code, said.out) == (code, "")
+        assert "Traceback" not in said.err
+        assert tree(net.folder) == before
+        return document
+
+    return go
+
+
+def test_json_tells_what_was_measured_and_tried(net, edgekit):
+    ran = edgekit(*net.line("--json"))
+    assert ran.code == 0, ran.out + ran.err
+    found = ran.document
+    assert (found["schema"], found["status"]) == ("edgekit.quantize/1", "quantized")
+    assert found["path"] == str(net.out)
+    assert found["size_bytes"] == net.out.stat().st_size
+    assert found["sha256"] == sha256_file(net.out)
+    assert found["fp32_size_bytes"] == pytest.approx(net.model.stat().st_size, rel=0.01)
+    assert found["size_bytes"] < found["fp32_size_bytes"]
+    assert found["precision"].startswith("int8")
+    agreement = found["measurements"][0]
+    assert (agreement["metric"], agreement["n"]) == ("output_cosine", 20)
+    assert agreement["interval"][0] <= agreement["value"] <= agreement["interval"][1]
+    assert found["latency_ratio_kind"] in ("measured", "predicted")
+    assert found["candidates"][0]["name"] == "fp32"
+    assert found["candidates"][-1]["name"] == found["candidate"]
+    assert found["data"]["calibration"]["n"] == found["data"]["evaluation"]["n"] == 20
+    assert found["data"]["calibration"]["sha256"] != found["data"]["evaluation"]["sha256"]
+    assert found["session"]["disabled_optimizers"] == ["WeightBiasQuantization"]
+    assert found["session"]["plain_relative_l2"] >= 0
+
+
+def test_the_file_runs_in_plain_onnxruntime(net, edgekit):
+    assert edgekit(*net.line("--quiet")).out == f"{net.out}\n"
+    script = (
+        "import sys, numpy, onnxruntime\n"
+        "x = numpy.load(sys.argv[2])['x']\n"
+        "print(onnxruntime.InferenceSession(sys.argv[1]).run(None, {'x': x})[0].shape)\n"
+    )
+    sample = net.data / "001.npz"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(net.out), str(sample)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "(1, 10)", done.stderr
+    x = np.load(sample)["x"]
+    runs = [
+        onnxruntime.InferenceSession(str(p)).run(None, {"x": x})[0] for p in (net.model, net.out)
+    ]
+    a, b = (r.ravel() for r in runs)
+    assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.98
+    types = {i.data_type for i in onnx.load(str(net.out)).graph.initializer}
+    assert TensorProto.INT8 in types
+
+
+def test_people_read_a_table_the_split_and_the_session(net, edgekit):
+    ran = edgekit(*net.line())
+    assert ran.code == 0
+    assert "output_cosine" in ran.out
+    assert "n=20" in ran.out
+    assert "predicted for rpi5" in ran.out
+    assert "20 samples calibrated, 20 others evaluated" in ran.out
+    assert "runs in plain onnxruntime" in ran.out
+    assert "session" in ran.out
+    assert ran.out.rstrip().splitlines()[-1] == f"  next: edgekit inspect {net.out} --target rpi5"
+    assert "calibrate" in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_the_same_input_gives_the_same_bytes(net, edgekit, tmp_path):
+    assert edgekit(*net.line("--cache-dir", tmp_path / "a")).code == 0
+    first = net.out.read_bytes()
+    net.out.unlink()
+    assert edgekit(*net.line("--cache-dir", tmp_path / "b")).code == 0
+    assert net.out.read_bytes() == first
+
+
+def test_several_inputs_and_whole_numbers(tmp_path, edgekit):
+    net = Net(tmp_path / "text")
+    random = np.random.default_rng(2)
+    make = helper.make_node
+    net.save(
+        [
+            make("Gather", ["table", "ids"], ["e"], name="embed"),
+            make("Unsqueeze", ["mask", "last"], ["m"], name="wide"),
+            make("Mul", ["e", "m"], ["em"], name="masked"),
+            make("MatMul", ["em", "w1"], ["h"], name="up"),
+            make("Relu", ["h"], ["hr"], name="relu"),
+            make("MatMul", ["hr", "w2"], ["d"], name="down"),
+            make("ReduceMean", ["d"], ["y"], name="mean", axes=[1], keepdims=0),
+        ],
+        [
+            helper.make_tensor_value_info("ids", TensorProto.INT64, ["n", "length"]),
+            helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["n", "length"]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 64])],
+        {
+            "table": random.normal(size=(500, 64)).astype(np.float32),
+            "w1": random.normal(size=(64, 256)).astype(np.float32) * 0.1,
+            "w2": random.normal(size=(256, 64)).astype(np.float32) * 0.1,
+            "last": np.array([2], np.int64),
+        },
+    )
+
+    def sentence(random):
+        length = int(random.integers(5, 30))
+        return {
+            "ids": random.integers(0, 500, size=(1, length)),
+            "mask": np.ones((1, length), np.float32),
+        }
+
+    net.fill(sentence)
+    ran = edgekit(*net.line("--json", "--allow-slower"))
+    assert ran.code == 0, ran.out + ran.err
+    assert ran.document["precision"] == "int8 dynamic"
+    sample = dict(np.load(net.data / "001.npz"))
+    assert onnxruntime.InferenceSession(str(net.out)).run(None, sample)[0].shape == (1, 64)
+
+
+def test_lone_arrays_and_pictures(tmp_path, edgekit):
+    net = Net(tmp_path / "lone")
+    save_conv(net)
+    for index in range(32):
+        np.save(net.data / f"{index}.npy", noise(np.random.default_rng(index))["x"])
+    assert edgekit(*net.line()).code == 0
+    shutil.rmtree(net.data)
+    net.data.mkdir()
+    for index in range(32):
+        pixels = np.random.default_rng(index).integers(0, 255, size=(40, 40, 3), dtype=np.uint8)
+        pixels[:, :, index % 3] //= 4
+        Image.fromarray(pixels).save(net.data / f"{index}.png")
+    ran = edgekit(*net.line("--json", "--min-agreement", "0.5"))
+    assert ran.code == 0, ran.out + ran.err
+    assert ran.document["measurements"][0]["metric"] == "top1_agreement"
+
+
+def test_limits_that_no_int8_model_meets_keep_fp32(net, edgekit, tree):
+    before = tree(net.folder)
+    line = net.line("--min-agreement", "0.9999999999")
+    ran = edgekit(*line, "--json")
+    assert ran.code == 6
+    found = ran.document
+    assert (found["schema"], found["status"]) == ("edgekit.quantize/1", "kept-fp32")
+    assert (found["path"], found["exit_code"]) == (None, 6)
+    assert found["reason"].startswith("fp32 is kept: ")
+    assert "nothing was written" in found["error"]["message"]
+    assert len(found["candidates"]) > 1
+    assert all(c["reason"] for c in found["candidates"][1:])
+    said = edgekit(*line)
+    assert said.code == 6
+    assert "fp32 is kept" in said.err
+    assert "lower --min-agreement" in said.err
+    assert "misses output_cosine" in said.out
+    assert edgekit(*line, "--quiet").out == ""
+    assert tree(net.folder) == before
+
+
+def test_limits_that_nothing_meets(net, edgekit):
+    ran = edgekit(*net.line("--max-size-mib", "0.000001", "--json"))
+    assert ran.code == 6
+    assert ran.document["status"] == "failed"
+    assert "nothing meets the contract: size_mib" in ran.document["reason"]
+    assert not net.out.exists()
+
+
+def test_an_earlier_file_is_replaced_only_by_a_whole_one(net, edgekit):
+    net.out.write_text("earlier")
+    assert edgekit(*net.line("--min-agreement", "1")).code == 6
+    assert net.out.read_text() == "earlier"
+    assert edgekit(*net.line()).code == 0
+    onnx.checker.check_model(onnx.load(str(net.out)))
+    assert [p.name for p in net.out.parent.iterdir()] == [net.out.name]
+
+
+def test_from_python(net):
+    events = []
+    done = package.quantize(
+        net.model, data=net.data, target="rpi5", out=net.out, on_event=events.append
+    )
+    assert (done.exit_code, done.path, done.status) == (0, net.out, "quantized")
+    assert {e.stage for e in events} >= {"optimize", "calibrate", "candidate", "write"}
+    kept = package.quantize(
+        str(net.model), data=str(net.data), target="rpi5", out=str(net.out), min_agreement=1.0
+    )
+    assert (kept.exit_code, kept.path) == (6, None)
+    with pytest.raises(ConfigError, match="no target named"):
+        package.quantize(net.model, data=net.data, target="rpi55", out=net.out)
+
+
+def test_names_that_are_wrong(net, refuses):
+    line = [*net.line()]
+    line[line.index("rpi5")] = "rpi55"
+    refuses(net, line=line, code=3, says='no target named "rpi55"', hint="did you mean rpi")
+    line = [*net.line()]
+    line[1] = net.folder / "nothing.onnx"
+    refuses(net, line=line, code=2, says="no such file")
+    refuses(net, "--min-agreement", "97", code=2, says="97")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_no_numbers(net, refuses, bad):
+    weights = conv_weights()
+    weights["w2"][3, 2, 1, 0] = bad
+    save_conv(net, weights=weights)
+    word = "NaN" if np.isnan(bad) else "infinite"
+    refuses(net, code=5, says=f'the constant "w2" has {word} values', where="net.onnx")
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_data_that_are_no_numbers(net, refuses, bad):
+    sample = noise(np.random.default_rng(0))
+    sample["x"][0, 1, 2, 3] = bad
+    np.savez(net.data / "011.npz", **sample)
+    refuses(net, code=3, says='input "x" is not finite', where="011.npz")
+
+
+@pytest.mark.parametrize(
+    ("make", "says", "hint"),
+    [
+        (lambda p: np.savez(p, y=np.zeros(3)), 'no array "x"', "x=…"),
+        (lambda p: np.savez(p, x=np.zeros((1, 3, 32, 32))), "is float64[1, 3, 32, 32]", "float32"),
+        (lambda p: np.savez(p, x=np.zeros((1, 3, 32, 32), np.uint8)), "is uint8", "astype"),
+        (lambda p: np.savez(p, x=np.zeros((1, 3, 24, 32), np.float32)), "[n, 3, 32, 32]", "sizes"),
+        (lambda p: np.savez(p, x=np.zeros((3, 32, 32), np.float32)), "[3, 32, 32]", "array[None]"),
+        (lambda p: np.savez(p, x=np.zeros((0, 3, 32, 32), np.float32)), "is empty", ""),
+        (lambda p: np.savez(p, x=np.array([{}], dtype=object)), "plain arrays", ""),
+        (lambda p: p.write_bytes(p.read_bytes()[:400]), "not an .npz", ""),
+        (lambda p: p.write_bytes(b""), "not an .npz", ""),
+    ],
+    ids=["key", "float64", "uint8", "size", "rank", "empty", "pickle", "truncated", "nothing"],
+)
+def test_samples_that_do_not_fit(net, refuses, make, says, hint):
+    make(net.data / "006.npz")
+    refuses(net, code=3, says=says, hint=hint, where="006.npz")
+
+
+def test_a_folder_that_holds_too_little(net, refuses):
+    shutil.rmtree(net.data)
+    refuses(net, code=3, says="no such folder of samples")
+    net.data.mkdir()
+    refuses(net, code=3, says="no samples", hint="one .npz a sample")
+    net.fill(noise, 1)
+    refuses(net, code=3, says="1 samples are too few", hint="at least 32")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a model", "half"])
+def test_files_that_are_not_onnx(net, refuses, content):
+    whole = net.model.read_bytes()
+    net.model.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+    refuses(net, code=5, says="ONNX", where="net.onnx")
+
+
+def test_external_data(net, refuses, edgekit):
+    weights = conv_weights()
+    save_conv(net, weights=weights, save_as_external_data=True, location="w.bin", size_threshold=0)
+    assert edgekit(*net.line()).code == 0
+    net.out.unlink()
+    blob = net.folder / "w.bin"
+    kept = blob.read_bytes()
+    with blob.open("r+b") as file:
+        file.truncate(5 << 30)  # sparse: no disk is taken
+    refuses(net, code=5, says="over 2 GB: 5.4 GB", where="net.onnx")
+    blob.unlink()
+    refuses(net, code=5, says='"w.bin", is missing')
+    blob.write_bytes(kept)
+    with net.model.open("r+b") as file:
+        file.truncate(3 << 30)
+    refuses(net, code=5, says="over 2 GB: 3.2 GB")
+
+
+def test_places_that_cannot_be_written(net, refuses, mounted):
+    def line(out):
+        return (*net.line()[:-1], out)
+
+    nowhere = net.folder / "nowhere" / "out.onnx"
+    refuses(net, line=line(nowhere), code=3, says="no such folder", where="nowhere")
+    refuses(net, line=line(net.out.parent), code=3, says="is a folder", hint="-o")
+    refuses(net, line=line(net.model), code=2, says="the output is the model itself")
+    fixed = mounted("fixed", "size=1m", "ro")
+    refuses(net, line=line(fixed / "out.onnx"), code=3, says="the folder cannot be written")
+
+
+def test_a_full_disk_leaves_what_was_there(net, edgekit, mounted):
+    small = mounted("small", "size=8k")
+    out = small / "out.onnx"
+    out.write_text("earlier")
+    ran = edgekit(*net.line()[:-1], out, "--json")
+    assert ran.code == 3, ran.out
+    assert "No space left" in ran.document["message"]
+    assert out.read_text() == "earlier"
+    assert [p.name for p in small.iterdir()] == ["out.onnx"]
+
+
+def test_a_slower_model_is_written_only_when_asked_for(own, edgekit, tmp_path):
+    out = tmp_path / "out.onnx"
+    line = ("quantize", own.model, "--data", own.data, "-t", "rpi5", "-o", out)
+    ran = edgekit(*line)
+    assert ran.code == 6
+    assert "x the time of fp32 (predicted); nothing was written" in ran.err
+    assert "--allow-slower takes the int8 model all the same" in ran.err
+    assert "slower than fp32" in ran.out
+    assert not out.exists()
+    ran = edgekit(*line, "--allow-slower", "--json")
+    assert ran.code == 0, ran.out
+    assert ran.document["latency_ratio"] > 1
+    assert "--allow-slower takes it" in ran.document["reason"]
+    assert out.is_file()
+
+
+def test_every_command_of_the_page_works(net, tmp_path, key_file):
+    text = (ROOT / "docs" / "quantize.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) >= 4
+    (script,) = re.findall(r"```python\n(import edgekit\n.*?)```", text, flags=re.DOTALL)
+    (net.folder / "script.py").write_text(script)
+    net.model.rename(net.folder / "detector.onnx")
+    launcher = tmp_path / "bin" / "edgekit"
+    launcher.parent.mkdir()
+    main = "import sys; from edgekit.cli.main import main; main()"
+    launcher.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{main}' \"$@\"\n")
+    launcher.chmod(0o755)
+    path = f"{launcher.parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-e", "-c", "\n".join([*blocks, f"{sys.executable} script.py"])],
+        cwd=net.folder,
+        env={**os.environ, "PATH": path, "EDGEKIT_KEY_FILE": str(key_file)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    document = json.loads((net.folder / "result.json").read_text())
+    assert document["schema"] == "edgekit.quantize/1"
+    assert re.search(r"^detector-int8\.onnx \d+ 0$", done.stdout, flags=re.MULTILINE)
+    onnx.checker.check_model(onnx.load(str(net.folder / "detector-int8.onnx")))
