@@ -201,6 +201,7 @@ def empty_row(tool: str, variant: str, status: str, note: str) -> dict[str, Any]
         **dict.fromkeys(("latency", "cpu_s", "import_cpu_s", "peak_mib", "base_mib")),
         "over_base_mib": None,
         "graph": None,
+        "scores": None,
     }
 
 
@@ -230,6 +231,7 @@ def evaluate(model: Model, row: dict[str, Any], path: Path) -> None:
     bench = model.bench
     own, reference = (accuracy(bench, model.fp32, p) for p in (found["predictions"], model.fp32))
     row["agreement"] = brief(own[0])
+    row["scores"] = bench.task.agreement(model.fp32, found["predictions"]).scores
     row["truth"] = brief(own[1]) if len(own) > 1 else None
     measured = {m.metric for m in own}
     verdicts = judge(bench.recipe.contract_for(host_kind()), own, reference)
@@ -368,8 +370,8 @@ def model_document(model: Model) -> dict[str, Any]:
 
 
 def public(row: rows.Row) -> dict[str, Any]:
-    """Return a row without paths of this machine."""
-    return {key: value for key, value in row.items() if key not in ("graph", "versions")}
+    """Return a row without paths of this machine and single scores."""
+    return {k: v for k, v in row.items() if k not in ("graph", "versions", "scores")}
 
 
 def installed() -> dict[str, str]:

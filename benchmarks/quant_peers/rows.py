@@ -11,6 +11,7 @@ Row = Mapping[str, Any]
 MIN_INT8_SHARE = 0.1  # below it a result was not quantized, whatever the tool says
 LATENCY_SLACK = 0.03  # two ratios closer than this are equal: what one round differs from another
 USABLE = "ok"
+ROUNDED = 1e-4  # agreements are written with five digits
 RULE = (
     "Of a tool's settings the one counts that agrees best with fp32 on the evaluation set, among "
     "those that are not slower than fp32 if there are any; on a tie the faster one."
@@ -56,7 +57,10 @@ def verdict(edgekit: Row, peers: Sequence[Row]) -> dict[str, Any]:
     """
     usable = [row for row in peers if is_usable(row)]
     best = max(usable, key=lambda row: (agreement(row), -ratio(row)), default=None)
-    found: dict[str, Any] = {"best_peer": best and best["tool"]}
+    found: dict[str, Any] = {
+        "best_peer": best and best["tool"],
+        "difference": best and difference(edgekit, best),
+    }
     if edgekit["latency"] is None:
         return {**found, "winner": best["tool"] if best else "neither", "text": edgekit["note"]}
     if edgekit["status"] == "fp32":
@@ -77,6 +81,33 @@ def verdict(edgekit: Row, peers: Sequence[Row]) -> dict[str, Any]:
     )
     said = said or f"{best['tool']} is less accurate and faster:{gap(best, edgekit)}"
     return {**found, "winner": "neither", "text": said}
+
+
+def difference(row: Row, other: Row) -> dict[str, Any] | None:
+    """Return how far two rows' agreements lie apart, with a 95 % interval of the paired samples.
+
+    None where the agreement is not the mean of the samples' scores.
+    """
+    for each in (row, other):
+        scores = each["scores"]
+        if not scores or abs(math.fsum(scores) / len(scores) - agreement(each)) > ROUNDED:
+            return None
+    apart = [a - b for a, b in zip(row["scores"], other["scores"], strict=True)]
+    low, high = bootstrap_interval(apart)
+    return {
+        "value": round(math.fsum(apart) / len(apart), 4),
+        "interval": [round(low, 4), round(high, 4)],
+    }
+
+
+def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return a 95 % interval of a mean: the percentile bootstrap (Efron 1979)."""
+    import numpy as np
+
+    picks = np.random.default_rng(0).integers(0, len(values), size=(2000, len(values)))
+    means = np.asarray(values, dtype=np.float64)[picks].mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def against_fp32(usable: Sequence[Row]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def lines(document: Mapping[str, Any]) -> Iterator[str]:
         for tool, row in model["rows"].items():
             yield line(tool, row)
         if model["verdict"] is not None:
-            yield f"  → {model['verdict']['text']}"
+            yield f"  → {model['verdict']['text']}{apart(model['verdict'])}"
     yield ""
     for name, reason in document["left_out"].items():
         yield f"{name}: left out: {reason}"
@@ -61,6 +61,17 @@ def line(tool: str, row: Row) -> str:
         f"  {tool:<12}{cells[0]:>10} {cells[1]:<14}{cells[2]:>6}{cells[3]:>7}{cells[4]:>6}"
         f"{cells[5]:>9} {cells[6]:<11}{cells[7]:>7}{cells[8]:>15}  {said[:110]}"
     )
+
+
+def apart(verdict: Mapping[str, Any]) -> str:
+    """Say whether edgekit and the most accurate peer differ by more than the samples' noise."""
+    found = verdict["difference"]
+    if not found:
+        return ""
+    low, high = found["interval"]
+    noise = "" if low > 0 or high < 0 else ", within noise"
+    span = f"{found['value']:+.3f}, {low:+.3f}..{high:+.3f}{noise}"
+    return f" (edgekit − {verdict['best_peer']}: {span})"
 
 
 def interval(value: Mapping[str, Any] | None) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
-from harness import Job, run
+from harness import Job, first_line, run
 
 IMPORTS = [
     "olive",
@@ -24,6 +25,8 @@ def work(job: Job) -> None:
         p["type"]: {k: v for k, v in p.items() if k not in ("type", "data_config")}
         for p in passes.values()
     }
+    heard = Heard()
+    logging.getLogger("olive").addHandler(heard)
     output = run_workflow(
         {
             "input_model": {"type": "ONNXModel", "model_path": str(job.source)},
@@ -45,8 +48,20 @@ def work(job: Job) -> None:
     )
     best = output.get_best_candidate() if output is not None else None
     if best is None:
-        raise RuntimeError("the workflow gave no model")
+        raise RuntimeError(f"the workflow gave no model: {heard.said}")
     onnx.save(onnx.load(best.model_path), job.out)
+
+
+class Heard(logging.Handler):
+    """Keeps the last error that Olive logs: a failed pass ends its workflow without raising."""
+
+    said = "no message"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep an error's cause."""
+        if record.exc_info and record.exc_info[1]:
+            error = record.exc_info[1].__cause__ or record.exc_info[1]
+            self.said = f"{type(error).__name__}: {first_line(error)}"
 
 
 def opset_pass(job: Job) -> dict[str, Any]:

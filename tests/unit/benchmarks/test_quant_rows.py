@@ -14,7 +14,9 @@ def rows(monkeypatch):
     return importlib.import_module("quant_peers.rows")
 
 
-def row(tool, agreement=None, ratio=None, status="ok", meets=True, size=0.3, variant=""):
+def row(
+    tool, agreement=None, ratio=None, status="ok", meets=True, size=0.3, variant="", scores=None
+):
     return {
         "tool": tool,
         "variant": variant,
@@ -24,6 +26,7 @@ def row(tool, agreement=None, ratio=None, status="ok", meets=True, size=0.3, var
         "latency": None if ratio is None else {"ratio": ratio},
         "meets_contract": meets,
         "size_ratio": size,
+        "scores": scores,
     }
 
 
@@ -61,6 +64,16 @@ def test_a_win_is_no_worse_in_both(rows, edgekit, peer, winner):
     found = rows.verdict(row("edgekit", *edgekit), [row("nncf", *peer)])
     assert found["winner"] == winner, found["text"]
     assert found["best_peer"] == "nncf"
+
+
+def test_the_difference_is_taken_sample_by_sample(rows):
+    same, worse = [1.0] * 95 + [0.0] * 5, [1.0] * 85 + [0.0] * 15
+    ours = row("edgekit", 0.95, 0.7, scores=same)
+    found = rows.verdict(ours, [row("nncf", 0.85, 0.7, scores=worse)])["difference"]
+    assert found["value"] == pytest.approx(0.1)
+    assert 0 < found["interval"][0] < 0.1 < found["interval"][1]
+    # A rank correlation is no mean of scores.
+    assert rows.verdict(ours, [row("nncf", 0.99, 0.9, scores=worse)])["difference"] is None
 
 
 def test_a_peer_that_gives_no_int8_model_wins_nothing(rows):
