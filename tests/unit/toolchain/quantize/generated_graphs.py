@@ -213,7 +213,7 @@ def _model(b: Builder, outputs: Mapping[str, Sequence[int]], *, dynamic: bool, o
 
     constants = [numpy_helper.from_array(np.asarray(v), n) for n, v in b.constants.items()]
     inputs = [
-        info(name, ["n", *shape[1:]] if dynamic and shape else shape, element)
+        info(name, [f"n_{name}", *shape[1:]] if dynamic and shape else shape, element)
         for name, (shape, element) in b.inputs.items()
     ]
     # Exporters of the first years listed every weight among the inputs.

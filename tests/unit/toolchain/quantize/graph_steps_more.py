@@ -129,6 +129,7 @@ def split(b: Builder) -> None:
     if found is None or found[1][1] < 2:
         return
     x, shape = found
+    b.conditioned = False  # a part may be quieter than a step of the whole
     first = b.number(1, shape[1] - 1)
     sizes = (first, shape[1] - first)
     if b.opset < 13:
@@ -157,6 +158,7 @@ def norm(b: Builder) -> None:
     if found is None or found[1][-1] < 4:
         return
     x, shape = found
+    b.conditioned = False  # they make a quiet channel as loud as the others
     if b.opset >= 17 and b.coin():
         scale = b.constant(np.ones(shape[-1], np.float32))
         b.add("LayerNormalization", [x, scale, b.small(shape[-1])], shape, axis=-1)
