@@ -19,6 +19,8 @@ def pool(b: Builder) -> None:
     if found is None:
         return
     x, (n, c, *sizes) = found
+    if any(n.op_type == "Pad" and x in n.output for n in b.nodes):
+        return  # onnxruntime 1.31 joins the two, and its pool then refuses pads of a kernel's size
     op = b.pick("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
     if op.startswith("Global"):
         b.add(op, [x], (n, c, *[1] * len(sizes)))
