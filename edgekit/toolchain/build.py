@@ -92,10 +92,9 @@ def planned(job: Job) -> Plan:
 def up_to_date(job: Job, plan: Plan) -> Outcome | None:
     """Return an earlier build of the same plan, its files put back if they are missing."""
     cache = Cache(job.settings.cache_dir)
-    key = _bundle_key(plan, job.key)
-    if not cache.has("bundle", key):
+    folder = kept_build(cache, plan.sha256, job.key.key_id)
+    if folder is None:
         return None
-    folder, _ = cache.stage("bundle", key, lambda _: None)
     summary = json.loads((folder / "summary.json").read_text())
     path, report, same = _deliver(folder, job, summary)
     return Outcome(
@@ -130,7 +129,7 @@ def build_one(job: Job, on_event: OnEvent) -> Outcome:
         bench = bench.with_plan(plan)
     folder, _ = cache.stage(
         "bundle",
-        _bundle_key(plan, job.key),
+        _bundle_key(plan.sha256, job.key.key_id),
         lambda out: produce_bundle(out, bench, decision, job.key),
     )
     summary = json.loads((folder / "summary.json").read_text())
@@ -165,8 +164,20 @@ def check_license(job: Job) -> None:
         )
 
 
-def _bundle_key(plan: Plan, key: PrivateKey) -> str:
-    return digest_of([plan.sha256, key.key_id, host_kind()])
+def kept_build(cache: Cache, plan_sha256: str, key_id: str) -> Path | None:
+    """Return the folder of an earlier build of a plan, with its report; None if it is not kept.
+
+    Args:
+        cache: Where builds are kept.
+        plan_sha256: The plan's digest; a bundle's manifest has it.
+        key_id: Of the key that signed it.
+    """
+    key = _bundle_key(plan_sha256, key_id)
+    return cache.stage("bundle", key, lambda _: None)[0] if cache.has("bundle", key) else None
+
+
+def _bundle_key(plan_sha256: str, key_id: str) -> str:
+    return digest_of([plan_sha256, key_id, host_kind()])
 
 
 def _lock_entry(decision: Decision, intent_sha256: str) -> LockEntry | None:

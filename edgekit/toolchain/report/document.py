@@ -163,7 +163,7 @@ def _golden(
             "index": index,
             "name": sample.name,
             "agreement": agreement.scores[index],
-            "preview": _preview(sample),
+            "preview": preview(sample),
             "fp32": reference[index],
             "shipped": shipped[index],
         }
@@ -172,7 +172,8 @@ def _golden(
     return sorted(rows, key=lambda row: float(str(row["agreement"])))
 
 
-def _preview(sample: Sample) -> dict[str, Any] | None:
+def preview(sample: Sample) -> dict[str, Any] | None:
+    """Return a small picture or the text of a sample, as a report shows it; None of others."""
     if sample.suffix.lower() in _PICTURES:
         from PIL import Image, ImageOps
 

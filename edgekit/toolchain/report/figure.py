@@ -9,15 +9,16 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from edgekit.toolchain.report import words
 from edgekit.wire.errors import MissingToolError
 
 WIDTH_IN = 4.6
 FONT_PT = 10
+_LEGEND_IN = 0.3
 
 
 class Ink:
@@ -133,6 +134,42 @@ def draw(
             out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
         )
     return _inline(out.getvalue(), name, description)
+
+
+def draw_file(
+    kind: Literal["svg", "png"],
+    height_in: float,
+    paint: Callable[[Any], None],
+    legend: Mapping[str, str],
+) -> bytes:
+    """Draw one figure as a file of its own, on white.
+
+    Args:
+        kind: The file's format.
+        height_in: Height in inches without the legend; the width is always the same.
+        paint: Gets the axes.
+        legend: Labels with their colours, in a line above the axes.
+
+    Raises:
+        MissingToolError: matplotlib is not installed.
+    """
+    with _style("figure"):
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Patch
+
+        figure = Figure(figsize=(WIDTH_IN, height_in + _LEGEND_IN), facecolor="white")
+        axes = figure.add_axes((0.1, 0.1, 0.8, 0.8))
+        paint(axes)
+        box = axes.get_position()
+        share = _LEGEND_IN / (height_in + _LEGEND_IN)
+        axes.set_position((box.x0, box.y0, box.width, box.height - share))
+        patches = [Patch(color=colour, label=label) for label, colour in legend.items()]
+        figure.legend(handles=patches, loc="upper right", ncols=len(patches), borderaxespad=0.2)
+        out = io.BytesIO()
+        # Neither a date nor a version: the same rows give the same bytes.
+        fields = ("Creator", "Date", "Format", "Type") if kind == "svg" else ("Software",)
+        figure.savefig(out, format=kind, dpi=160, metadata=dict.fromkeys(fields))
+    return out.getvalue()
 
 
 def place(axes: Any, *, left_pt: float, bottom_pt: float, top_pt: float = 8) -> None:  # noqa: ANN401

@@ -8,20 +8,15 @@ scripts and anything from outside.
 from __future__ import annotations
 
 import base64
-import functools
-import importlib.resources
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgekit.toolchain.report import plots, words
 from edgekit.toolchain.report.figure import Ink
 from edgekit.toolchain.report.samples import differing, shown_samples
-from edgekit.wire.errors import ConfigError, MissingToolError
-
-if TYPE_CHECKING:
-    from jinja2 import Template
-    from markupsafe import Markup
+from edgekit.toolchain.report.templates import markup, template
+from edgekit.wire.errors import ConfigError
 
 SCHEMA = "edgekit.report/1"
 _MAX_VALUE = 2000
@@ -59,28 +54,7 @@ def render_page(document: Document) -> str:
         raise ConfigError(
             f"the report's document is malformed: {type(error).__name__}: {error}"
         ) from error
-    return _template().render(view)
-
-
-@functools.cache
-def _template() -> Template:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingToolError(
-            "jinja2 is not installed", hint="pip install 'edgekit[build]'"
-        ) from error
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda v: words.printable(v) if type(v) is str else v,
-    )
-    environment.filters["number"] = words.number
-    environment.filters["bytes"] = words.byte_size
-    source = importlib.resources.files(__package__ or "").joinpath("page.html.j2")
-    return environment.from_string(source.read_text(encoding="utf-8"))
+    return template("page.html.j2").render(view)
 
 
 def _view(document: Document) -> dict[str, Any]:
@@ -212,7 +186,7 @@ def _before_after(
                 "provenance": metric["provenance"],
                 "kind": metric["kind"],
                 "banded": any(b.interval is not None for b in bars),
-                "svg": _markup(svg),
+                "svg": markup(svg),
             }
 
 
@@ -261,7 +235,7 @@ def _candidate_plot(
         plots.Point(c["number"], float(c["latency_ratio"]), c["accuracy"], c["kind"]) for c in tried
     ]
     svg = plots.candidates("candidates", points, metric, limit)
-    return {"svg": _markup(svg), "limit": f"{words.metric_label(metric)} {label}" if label else ""}
+    return {"svg": markup(svg), "limit": f"{words.metric_label(metric)} {label}" if label else ""}
 
 
 def _layers(document: Document) -> dict[str, Any] | None:
@@ -270,7 +244,7 @@ def _layers(document: Document) -> dict[str, Any] | None:
         return None
     rows = [{**row, "number": i + 1} for i, row in enumerate(layers["rows"])]
     return {
-        "svg": _markup(plots.layers("layers", rows)),
+        "svg": markup(plots.layers("layers", rows)),
         "rule": layers["rule"],
         "rules": sorted(layers["rule_sqnr_db"].items()),
         "rows": rows,
@@ -287,7 +261,7 @@ def _operators(document: Document) -> dict[str, Any] | None:
     # Where fp32 ships the two are the same model.
     before = [] if document["summary"]["precision"] == "fp32" else ops["fp32"]
     return {
-        "svg": _markup(plots.operators("operators", before, ops["shipped"])),
+        "svg": markup(plots.operators("operators", before, ops["shipped"])),
         "total": {side: words.quantity("total_ms", value) for side, value in total.items()},
         "rows": ops["shipped"],
     }
@@ -346,10 +320,3 @@ def _download(document: Document) -> str:
     golden = [{k: v for k, v in row.items() if k != "preview"} for row in document["golden"]]
     raw = json.dumps({**document, "golden": golden}, indent=1, ensure_ascii=True)
     return "data:application/json;base64," + base64.b64encode(raw.encode()).decode()
-
-
-def _markup(svg: str) -> Markup:
-    """Mark a drawing of this package as HTML; the texts in it are escaped already."""
-    from markupsafe import Markup
-
-    return Markup(svg)  # noqa: S704

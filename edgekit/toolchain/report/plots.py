@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from edgekit.toolchain.report import words
-from edgekit.toolchain.report.figure import Ink, draw, place
+from edgekit.toolchain.report.figure import Ink, draw, draw_file, place
 
 _ROW_IN = 0.27
 _NAME_LENGTH = 26
@@ -160,45 +160,58 @@ def layers(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
     Few layers stand below each other with their names; of many only the lowest are numbered.
     """
+    return draw(name, *_layers_picture(rows))
+
+
+def layers_file(rows: Sequence[Mapping[str, Any]], kind: Literal["svg", "png"]) -> bytes:
+    """Draw the same as a file that stands alone, with a legend."""
+    _, height, paint = _layers_picture(rows)
+    legend = {"int8": Ink.SHIPPED}
+    if not all(row["int8"] for row in rows):
+        legend["float32"] = Ink.FP32
+    return draw_file(kind, height, paint, legend)
+
+
+def _layers_picture(
+    rows: Sequence[Mapping[str, Any]],
+) -> tuple[str, float, Callable[[Any], None]]:
+    """Return what a screen reader says, the height in inches, and what paints."""
     values = [_finite(float(r["sqnr_db"]), rows) for r in rows]
     colours = [Ink.SHIPPED if r["int8"] else Ink.FP32 for r in rows]
     description = f"SQNR of {len(rows)} layers, {min(values):.1f} to {max(values):.1f} dB"
-    if len(rows) <= _MAX_NAMED_LAYERS:
-        told_apart = words.without_common_parts([str(r["name"]) for r in rows])
-        names = [
-            f"{i + 1}  {words.shorten(name, _NAME_LENGTH)}" for i, name in enumerate(told_apart)
-        ]
+    if len(rows) > _MAX_NAMED_LAYERS:
+        return description, 2.6, lambda axes: _paint_many_layers(axes, values, colours)
+    told_apart = words.without_common_parts([str(r["name"]) for r in rows])
+    names = [f"{i + 1}  {words.shorten(name, _NAME_LENGTH)}" for i, name in enumerate(told_apart)]
 
-        def paint_named(axes: Any) -> None:  # noqa: ANN401 - matplotlib has no types here
-            place(axes, left_pt=_label_width(names), bottom_pt=34)
-            axes.barh(range(len(rows)), values, height=0.65, color=colours)
-            axes.set_yticks(range(len(rows)), names)
-            axes.set_ylim(len(rows) - 0.4, -0.6)
-            axes.set_xlim(min([0.0, *values]), max([*values, 1.0]) * 1.05)
-            axes.tick_params(axis="y", length=0)
-            axes.grid(visible=True, axis="x")
-            axes.set_xlabel("SQNR (dB)")
+    def paint(axes: Any) -> None:  # noqa: ANN401 - matplotlib has no types here
+        place(axes, left_pt=_label_width(names), bottom_pt=34)
+        axes.barh(range(len(rows)), values, height=0.65, color=colours)
+        axes.set_yticks(range(len(rows)), names)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlim(min([0.0, *values]), max([*values, 1.0]) * 1.05)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=True, axis="x")
+        axes.set_xlabel("SQNR (dB)")
 
-        return draw(name, description, 0.6 + 0.22 * len(rows), paint_named)
+    return description, 0.6 + 0.22 * len(rows), paint
 
-    def paint_many(axes: Any) -> None:  # noqa: ANN401 - matplotlib has no types here
-        place(axes, left_pt=40, bottom_pt=34, top_pt=14)
-        numbers = range(1, len(rows) + 1)
-        axes.bar(numbers, values, width=0.8, color=colours)
-        top = max([*values, 1.0]) * 1.05
-        lowest = sorted(range(len(rows)), key=lambda i: (values[i], i))[:_MARKED_LAYERS]
-        for order, i in enumerate(sorted(lowest)):
-            # Every other number stands a line higher, so that neighbours do not touch.
-            y = top * (1.03 + 0.09 * (order % 2))
-            axes.plot([i + 1, i + 1], [max(values[i], 0.0), y], ":", color=Ink.MUTED, linewidth=1)
-            axes.text(i + 1, y, str(i + 1), ha="center", va="bottom", fontweight="bold")
-        axes.set_xlim(0.2, len(rows) + 0.8)
-        axes.set_ylim(min([0.0, *values]), top * 1.22)
-        axes.grid(visible=True, axis="y")
-        axes.set_xlabel("layer, in graph order")
-        axes.set_ylabel("SQNR (dB)")
 
-    return draw(name, description, 2.6, paint_many)
+def _paint_many_layers(axes: Any, values: list[float], colours: list[str]) -> None:  # noqa: ANN401
+    place(axes, left_pt=40, bottom_pt=34, top_pt=14)
+    axes.bar(range(1, len(values) + 1), values, width=0.8, color=colours)
+    top = max([*values, 1.0]) * 1.05
+    lowest = sorted(range(len(values)), key=lambda i: (values[i], i))[:_MARKED_LAYERS]
+    for order, i in enumerate(sorted(lowest)):
+        # Every other number stands a line higher, so that neighbours do not touch.
+        y = top * (1.03 + 0.09 * (order % 2))
+        axes.plot([i + 1, i + 1], [max(values[i], 0.0), y], ":", color=Ink.MUTED, linewidth=1)
+        axes.text(i + 1, y, str(i + 1), ha="center", va="bottom", fontweight="bold")
+    axes.set_xlim(0.2, len(values) + 0.8)
+    axes.set_ylim(min([0.0, *values]), top * 1.22)
+    axes.grid(visible=True, axis="y")
+    axes.set_xlabel("layer, in graph order")
+    axes.set_ylabel("SQNR (dB)")
 
 
 def operators(
