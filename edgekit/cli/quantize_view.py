@@ -33,6 +33,8 @@ def render_quantized(console: Console, document: Mapping[str, Any]) -> None:
         f"data: {data['calibration']['n']} samples calibrated, {data['evaluation']['n']} others "
         f"evaluated ({data['split']})",
     )
+    for warning in dead_parts(document):
+        _line(console, warning)
     if document["path"] is None:
         return
     before, after = document["fp32_size_bytes"] / _MIB, document["size_bytes"] / _MIB
@@ -43,6 +45,17 @@ def render_quantized(console: Console, document: Mapping[str, Any]) -> None:
         _line(console, line)
     path, target = shlex.quote(document["path"]), document["target"]
     _line(console, f"next: edgekit inspect {path} --target {target}")
+
+
+def dead_parts(document: Mapping[str, Any]) -> list[str]:
+    """Warn of a part of a joined output that is lost in the cosine over the whole of it."""
+    limit = next((c["min"] for c in document["contract"] if "min" in c), 0.0)
+    return [
+        f"look at output {row['output']}: channel {row['worst_channel']} of axis "
+        f"{row['channel_axis']} alone has a cosine of {row['worst_channel_cosine']:.3f} with fp32's"
+        for row in document["outputs"]
+        if row["worst_channel_cosine"] is not None and row["worst_channel_cosine"] < limit
+    ]
 
 
 def session_lines(session: Mapping[str, Any]) -> list[str]:

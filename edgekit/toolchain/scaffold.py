@@ -137,6 +137,7 @@ def _task_lines(kind: str, inputs: list[Port], outputs: list[Port], model: Path)
             'name = "classify-image"',
             f"input = {_text(inputs[0].name)}",
             f"size = [{size[0]}, {size[1]}]",
+            *(['order = "grey"'] if inputs[0].shape[1] == 1 else []),
             "mean = 0",
             "std = 255",
             "",
@@ -167,7 +168,8 @@ def _picture_size(inputs: list[Port], outputs: list[Port], model: Path) -> tuple
     )
     if not fits:
         raise ConfigError(
-            "pictures need a classifier: one input [N, 3, H, W], one output [N, classes]",
+            "pictures need a classifier: one input [N, 3, H, W] or [N, 1, H, W], one output "
+            "[N, classes]",
             hint="save what the model is fed as .npz files, or write a recipe: `edgekit init`",
             where=str(model),
         )
@@ -210,8 +212,9 @@ def _check_count(data: Path) -> None:
     counts = _count_suffixes(data)
     found = sum(counts[suffix] for suffix in _suffixes(data, kind))
     if (found + 1) // 2 < MIN_CALIBRATION_SAMPLES:
+        few = "sample is" if found == 1 else "samples are"
         raise ConfigError(
-            f"{found} samples are too few: every other one calibrates, the rest evaluates",
+            f"{found} {few} too few: every other one calibrates, the rest evaluates",
             hint=f"give at least {2 * MIN_CALIBRATION_SAMPLES}, as varied as the field",
             where=str(data),
         )

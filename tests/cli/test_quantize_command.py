@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import edgekit as package
+from edgekit.cli.quantize_view import dead_parts
 from edgekit.wire.canonical import sha256_file
 from edgekit.wire.errors import ConfigError
 
@@ -248,6 +249,19 @@ def test_lone_arrays_and_pictures(tmp_path, edgekit):
     assert ran.document["measurements"][0]["metric"] == "top1_agreement"
 
 
+def test_grey_pictures(tmp_path, edgekit):
+    net = Net(tmp_path / "grey")
+    shutil.copy(ROOT / "models" / "digits-cnn.onnx", net.model)
+    for index in range(64):
+        pixels = np.random.default_rng(index).integers(0, 255, size=(8, 8), dtype=np.uint8)
+        pixels[:, index % 8 :] //= 4
+        Image.fromarray(pixels).save(net.data / f"{index}.png")
+    ran = edgekit(*net.line("--json", "--allow-slower", "--min-agreement", "0.5"))
+    assert ran.code == 0, ran.out + ran.err
+    agreement = ran.document["measurements"][0]
+    assert (agreement["metric"], agreement["n"]) == ("top1_agreement", 32)
+
+
 def test_limits_that_no_int8_model_meets_keep_fp32(net, edgekit, tree):
     before = tree(net.folder)
     line = net.line("--min-agreement", "0.9999999999")
@@ -284,6 +298,20 @@ def test_an_earlier_file_is_replaced_only_by_a_whole_one(net, edgekit):
     assert edgekit(*net.line()).code == 0
     onnx.checker.check_model(onnx.load(str(net.out)))
     assert [p.name for p in net.out.parent.iterdir()] == [net.out.name]
+
+
+def test_a_dead_part_of_a_joined_output_is_named():
+    # Boxes of hundreds beside scores below 1: the cosine over both does not see the scores.
+    row = {"output": "y", "cosine": 0.9997, "channel_axis": 1}
+    outputs = [
+        {**row, "worst_channel": 4, "worst_channel_cosine": 0.31},
+        {**row, "output": "fine", "worst_channel": 2, "worst_channel_cosine": 0.999},
+        {**row, "output": "one", "worst_channel": None, "worst_channel_cosine": None},
+    ]
+    document = {"outputs": outputs, "contract": [{"max": 5.0}, {"min": 0.98}]}
+    assert dead_parts(document) == [
+        "look at output y: channel 4 of axis 1 alone has a cosine of 0.310 with fp32's"
+    ]
 
 
 def test_from_python(net):
@@ -354,7 +382,7 @@ def test_a_folder_that_holds_too_little(net, refuses):
     net.data.mkdir()
     refuses(net, code=3, says="no samples", hint="one .npz a sample")
     net.fill(noise, 1)
-    refuses(net, code=3, says="1 samples are too few", hint="at least 32")
+    refuses(net, code=3, says="1 sample is too few", hint="at least 32")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a model", "half"])
