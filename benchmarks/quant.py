@@ -320,6 +320,9 @@ def time_all(model: Model) -> None:
                 "fp32_ms": round(statistics.median(found["fp32_ms"] for found in rounds), 4),
                 "pairs": [found["pairs"] for found in rounds],
             }
+        else:
+            row["note"] = next(str(r["error"]) for r in rounds if "ratio" not in r)
+            say(f"  {row['tool']} {row['variant']}: not timed: {row['note']}")
 
 
 def finish(models: list[Model]) -> dict[str, Any]:

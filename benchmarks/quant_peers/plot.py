@@ -78,7 +78,9 @@ def panel(axis: Any, model: Mapping[str, Any]) -> None:  # noqa: ANN401 - matplo
     axis.set_xlim(0, max([1.2, *(1.08 * row["latency"]["high"] for row in shown.values())]))
     axis.set_ylim(*limits(model, shown))
     missing = [
-        f"{tool}: {row['status']}" for tool, row in model["rows"].items() if tool not in shown
+        f"{tool}: {row['status'] if row['status'] != 'ok' else 'not timed'}"
+        for tool, row in model["rows"].items()
+        if tool not in shown
     ]
     if missing:
         axis.text(

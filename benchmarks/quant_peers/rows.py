@@ -59,28 +59,36 @@ def verdict(edgekit: Row, peers: Sequence[Row]) -> dict[str, Any]:
     best = max(usable, key=lambda row: (agreement(row), -ratio(row)), default=None)
     found: dict[str, Any] = {
         "best_peer": best and best["tool"],
-        "difference": best and difference(edgekit, best),
+        "difference": best and edgekit["agreement"] and difference(edgekit, best),
     }
     if edgekit["latency"] is None:
-        return {**found, "winner": best["tool"] if best else "neither", "text": edgekit["note"]}
+        ran = edgekit["agreement"] is not None
+        winner = "neither" if ran or best is None else best["tool"]
+        text = "latency was not measured" if ran else f"edgekit {edgekit['status']}"
+        return {**found, "winner": winner, "text": text}
     if edgekit["status"] == "fp32":
         return {**found, **against_fp32(usable)}
     if best is None:
         return {**found, "winner": "edgekit", "text": "no peer gives a usable int8 model"}
+    return {**found, **against_int8(edgekit, best, usable)}
+
+
+def against_int8(edgekit: Row, best: Row, usable: Sequence[Row]) -> dict[str, Any]:
+    """Compare int8 models; ``best`` is the most accurate peer."""
     wins = [row for row in usable if dominates(row, edgekit)]
     if wins:
-        winner = max(wins, key=agreement)
-        return {**found, "winner": winner["tool"], "text": f"{winner['tool']} wins{gap(winner)}"}
+        winner = max(wins, key=lambda row: (agreement(row), -ratio(row)))
+        text = f"{winner['tool']} wins:{gap(winner, edgekit)}"
+        return {"winner": winner["tool"], "text": text}
     if agreement(edgekit) >= agreement(best) and not slower(edgekit, best):
         text = f"edgekit against {best['tool']}, the most accurate peer:{gap(edgekit, best)}"
-        return {**found, "winner": "edgekit", "text": text + faster(edgekit, usable)}
+        return {"winner": "edgekit", "text": text + faster(edgekit, usable)}
     more = [row for row in usable if agreement(row) > agreement(edgekit)]
     said = "; ".join(
-        f"{row['tool']} is more accurate and slower ({agreement(row):.3f}, {ratio(row):.2f})"
-        for row in more
+        f"{row['tool']} is more accurate and slower:{gap(row, edgekit)}" for row in more
     )
     said = said or f"{best['tool']} is less accurate and faster:{gap(best, edgekit)}"
-    return {**found, "winner": "neither", "text": said}
+    return {"winner": "neither", "text": said}
 
 
 def difference(row: Row, other: Row) -> dict[str, Any] | None:
@@ -119,7 +127,8 @@ def against_fp32(usable: Sequence[Row]) -> dict[str, Any]:
     winner = min(better, key=ratio)
     return {
         "winner": winner["tool"],
-        "text": f"{winner['tool']} wins: edgekit keeps fp32{gap(winner)}",
+        "text": f"{winner['tool']} wins, edgekit keeps fp32: {agreement(winner):.4f} at "
+        f"{ratio(winner):.2f}",
     }
 
 
@@ -145,12 +154,10 @@ def faster(edgekit: Row, usable: Sequence[Row]) -> str:
     return f"; faster within the contract: {', '.join(names)}" if names else ""
 
 
-def gap(row: Row, other: Row | None = None) -> str:
-    """Write a row's numbers, against another's if given."""
-    own = f" {agreement(row):.3f} at {ratio(row):.2f}"
-    if other is None:
-        return f":{own}"
-    return f"{own} against {agreement(other):.3f} at {ratio(other):.2f}"
+def gap(row: Row, other: Row) -> str:
+    """Write a row's numbers against another's."""
+    numbers = (f"{agreement(each):.4f} at {ratio(each):.2f}" for each in (row, other))
+    return f" {' against '.join(numbers)}"
 
 
 def geomean(values: Sequence[float]) -> float | None:
