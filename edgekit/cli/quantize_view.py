@@ -70,11 +70,8 @@ def session_lines(session: Mapping[str, Any]) -> list[str]:
     if difference is not None and difference <= _SAME:
         lines.append("a session without options gives the same answers as edgekit's")
     else:
-        off = "differs" if difference is None else f"answers {difference:.1g} off (relative L2)"
-        lines.append(
-            f"measured with disabled_optimizers=[{names}], which keeps float layers float: a "
-            f"session without it {off}"
-        )
+        off = "may differ" if difference is None else f"is {difference:.1g} off (relative L2)"
+        lines.append(f"measured with disabled_optimizers=[{names}]: without it a session {off}")
     return lines
 
 
@@ -117,7 +114,7 @@ def _came_of(candidate: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     if candidate["precision"] == "fp32":
         return "kept" if document["status"] == "kept-fp32" else ""
     written = document["path"] is not None and candidate["name"] == document["candidate"]
-    return "written" if written else "slower than fp32" if candidate["latency_ratio"] > 1 else ""
+    return "written" if written else "slower than fp32" if candidate["reason"] else ""
 
 
 def _line(console: Console, text: str = "") -> None:

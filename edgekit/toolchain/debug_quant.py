@@ -183,7 +183,8 @@ def _measured_layers(
     if not any("static" in candidate["precision"] for candidate in candidates):
         return _float_layers(bundle)
     calibration = bench.calibration
-    left = {row["name"] for row in _float_layers(bundle)}
+    ops = tuple({layer.op for layer in calibration.layers})
+    left = {layer.name for layer in find_layers(_model(bundle).proto, ops)}
     return [
         {
             "name": layer.name,
@@ -270,14 +271,12 @@ def _document(bundle: Bundle, facts: Facts) -> dict[str, Any]:
 
 def _explained(facts: Facts, precision: str) -> Rows:
     """Number the layers and say why a float32 one is float32."""
-    measured = [row for row in facts.layers if row["sqnr_db"] is not None]
-    order = {row["name"]: i for i, row in enumerate(sorted(measured, key=lambda r: r["sqnr_db"]))}
+    shipped = next((c for c in facts.candidates if c["name"] == facts.candidate), None)
+    kept = list(shipped["kept_float"]) if shipped is not None else []
     before = _before(facts)
     rows = []
     for number, row in enumerate(facts.layers, 1):
-        why = ""
-        if not row["int8"]:
-            why = _why(row, order.get(row["name"]), before, precision, facts.reason)
+        why = "" if row["int8"] else _why(row, kept, before, precision, facts.reason)
         rows.append({"number": number, **row, "why": why})
     return rows
 
@@ -292,14 +291,17 @@ def _before(facts: Facts) -> str:
     return f"{fewer[-1]['name']}: {fewer[-1]['reason']}" if fewer else ""
 
 
-def _why(row: Mapping[str, Any], rank: int | None, before: str, precision: str, reason: str) -> str:
+def _why(
+    row: Mapping[str, Any], kept: Sequence[str], before: str, precision: str, reason: str
+) -> str:
     if precision == "fp32":
         return reason or "the bundle is fp32"
     if "static" not in precision:
         return f"dynamic int8 leaves this {row['op']} as it is"
-    if rank is None:
-        return ""
-    place = "the lowest SQNR" if rank == 0 else f"number {rank + 1} by lowest SQNR"
+    if row["name"] not in kept:
+        return "the plan leaves it as it is"
+    # A plan names its float32 layers with the one that costs most first.
+    place = f"costs most, {kept.index(row['name']) + 1} of {len(kept)} that the plan leaves out"
     return f"{place}; {before}" if before else place
 
 

@@ -185,13 +185,13 @@ def test_layers_that_stay_float_say_why(mixed, edgekit):
         kept = [row for row in found["layers"] if not row["int8"]]
         assert kept
         assert len(kept) < len(found["layers"])
-        assert all("lowest SQNR" in row["why"] for row in kept)
+        assert all("costs most" in row["why"] for row in kept)
         assert all("output_cosine is" in row["why"] for row in kept)
         shipped = next(c for c in found["candidates"] if c["name"] == found["candidate"])
         assert {row["name"] for row in kept} == set(shipped["kept_float"])
     said = edgekit(*mixed.line())
     assert "fp32" in said.out
-    assert "lowest SQNR; static int8: output_cosine is" in said.out
+    assert "that the plan leaves out; static int8: output_cosine is" in said.out
     assert edgekit(*mixed.line("--quiet")).out.split() == [row["name"] for row in kept]
 
 
@@ -212,7 +212,7 @@ def test_page_and_plots(mixed, edgekit, tmp_path):
     assert edgekit(*mixed.line("-o", page, "--quiet")).out == f"{page}\n"
     text = page.read_text(encoding="utf-8")
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", text), "it works offline"
-    for word in ("conv1", "Kept in float32", "lowest SQNR", "<svg", "Outputs", "Samples"):
+    for word in ("conv1", "Kept in float32", "costs most", "<svg", "Outputs", "Samples"):
         assert word in text
     ran = edgekit(*mixed.line("-o", svg))
     assert f"wrote {svg}" in ran.out
