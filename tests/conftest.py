@@ -10,6 +10,7 @@ import functools
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,10 @@ from edgekit.wire.manifest import (
     Tolerance,
 )
 from edgekit.wire.signing import PrivateKey, generate_key
+
+# A shell starts what it puts in the background deaf to Ctrl-C, and children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Stages that hold what was fetched, and nothing that edgekit's code has computed from it.
 FETCHED = frozenset({"download", "source", "unpinned", "digest", "emulator", "part"})

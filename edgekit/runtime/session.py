@@ -22,8 +22,10 @@ Run = Callable[[Mapping[str, "Array"]], dict[str, "Array"]]
 
 # ORT_ENABLE_BASIC gives other int8 results than EXTENDED and ALL: the level is part of a model.
 OPTIMIZATION_LEVEL = "ORT_ENABLE_ALL"
-# This one quantizes a float Conv between int8 neighbours, and so undoes "keep this layer float32".
-DISABLED_OPTIMIZERS = ("WeightBiasQuantization",)
+# The first quantizes a float Conv between int8 neighbours, and so undoes "keep this layer float32".
+# The second moves roundings to float32 values that other nodes read, and ends the process where a
+# subgraph reads one.
+DISABLED_OPTIMIZERS = ("WeightBiasQuantization", "QDQPropagationTransformer")
 
 
 def import_onnxruntime() -> ModuleType:

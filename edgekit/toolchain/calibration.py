@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +13,16 @@ from edgekit.runtime.session import open_session, runner
 from edgekit.toolchain.graph import Graph
 from edgekit.toolchain.plan import CALIBRATION_FEEDS
 from edgekit.toolchain.quantize.calibrate import TensorStats, collect, extremes
-from edgekit.toolchain.quantize.candidates import choose_rule, tensors_to_calibrate
 from edgekit.toolchain.quantize.layers import Layer, find_layers
 from edgekit.toolchain.quantize.sensitivity import layer_sqnr_db
+from edgekit.toolchain.quantize.static import (
+    StaticPlan,
+    choose_plan,
+    layer_effects_db,
+    quantized,
+    tensors_to_calibrate,
+)
+from edgekit.toolchain.quantize.write import write_dynamic
 from edgekit.toolchain.samples import evenly
 from edgekit.toolchain.verify import lint_ranges, record_feeds
 from edgekit.wire.canonical import digest_of
@@ -33,17 +40,23 @@ class Calibration:
 
     Attributes:
         layers: The layers that a static plan may quantize.
-        rule: Name of the range rule that was chosen.
-        ranges: Range of every tensor that a static plan needs.
+        plan: Range rule and ranges, and whether what stands between layers runs on integers.
         sqnr_db: Of each layer by itself.
-        rule_sqnr_db: Worst output's SQNR under each rule.
     """
 
     layers: tuple[Layer, ...]
-    rule: str
-    ranges: Mapping[str, tuple[float, float]]
+    plan: StaticPlan
     sqnr_db: Mapping[str, float]
-    rule_sqnr_db: Mapping[str, float]
+
+    @property
+    def rule(self) -> str:
+        """Name of the range rule that was chosen."""
+        return self.plan.rule
+
+    @property
+    def rule_sqnr_db(self) -> Mapping[str, float]:
+        """Signal over noise in the outputs, by the way that was tried."""
+        return {way: -noise for way, noise in self.plan.noise_db.items()}
 
 
 def calibrate(bench: Workbench) -> Calibration:
@@ -57,7 +70,7 @@ def calibrate(bench: Workbench) -> Calibration:
 
     graph = bench.static_base
     scheme = bench.resolved.target.quantization
-    layers = find_layers(graph.proto)
+    layers = find_layers(graph.proto, scheme.static_ops)
     key = digest_of(
         [
             graph.sha256,
@@ -70,7 +83,7 @@ def calibrate(bench: Workbench) -> Calibration:
     )
 
     def produce(out: Path) -> None:
-        names = tensors_to_calibrate(graph, layers)
+        names = tensors_to_calibrate(graph, layers, scheme)
         feeds = bench.feeds
         stats = bench.watch(
             "calibrate",
@@ -79,20 +92,10 @@ def calibrate(bench: Workbench) -> Calibration:
             lambda tick: collect(graph, names, feeds, tick),
         )
         _lint_ranges(bench, graph, stats)
-        rule, ranges, per_rule = choose_rule(graph, scheme, stats, layers, feeds)
-        sqnr = layer_sqnr_db(
-            graph, layers, ranges, feeds[:SQNR_FEEDS], per_channel=scheme.per_channel
-        )
-        (out / "calibration.json").write_text(
-            json.dumps(
-                {
-                    "rule": rule.value,
-                    "ranges": ranges,
-                    "sqnr_db": sqnr,
-                    "rule_sqnr_db": per_rule,
-                }
-            )
-        )
+        plan = choose_plan(graph, scheme, stats, layers, feeds)
+        sqnr = layer_sqnr_db(graph, layers, plan.ranges, feeds[:SQNR_FEEDS], scheme)
+        document = {"plan": dataclasses.asdict(plan), "sqnr_db": sqnr}
+        (out / "calibration.json").write_text(json.dumps(document))
         np.savez_compressed(
             out / "histograms.npz",
             **{f"t{i}": stats[name].histogram for i, name in enumerate(names)},
@@ -100,13 +103,57 @@ def calibrate(bench: Workbench) -> Calibration:
 
     folder = bench.stage("calibrate", key, produce, _calibration_detail)
     saved = json.loads((folder / "calibration.json").read_text())
-    return Calibration(
-        tuple(layers),
-        saved["rule"],
-        {name: (low, high) for name, (low, high) in saved["ranges"].items()},
-        saved["sqnr_db"],
-        saved["rule_sqnr_db"],
-    )
+    ranges = {name: (low, high) for name, (low, high) in saved["plan"]["ranges"].items()}
+    plan = StaticPlan(**{**saved["plan"], "ranges": ranges})
+    return Calibration(tuple(layers), plan, saved["sqnr_db"])
+
+
+def static_effects(bench: Workbench) -> dict[str, float]:
+    """Return what each layer adds to the outputs when it alone is static int8: noise in dB, ≤ 0."""
+    calibration, graph = bench.calibration, bench.static_base
+    scheme, ranges = bench.resolved.target.quantization, bench.calibration.plan.ranges
+
+    def alone(layer: Layer) -> Graph:
+        return quantized(graph, scheme, ranges, [layer], between=False)
+
+    return _effects(bench, graph, calibration.layers, alone, calibration.plan.ranges)
+
+
+def dynamic_effects(bench: Workbench) -> dict[str, float]:
+    """Return what each layer adds to the outputs when it alone is dynamic int8: dB, ≤ 0."""
+    graph, scheme = bench.canonical.graph, bench.resolved.target.quantization
+    ops = tuple(op for op in ("Gemm", "MatMul") if op in scheme.dynamic_ops)
+    layers = find_layers(graph.proto, ops)
+
+    def alone(layer: Layer) -> Graph:
+        others = [other.name for other in layers if other.name != layer.name]
+        return write_dynamic(graph, scheme, ops, others)
+
+    return _effects(bench, graph, layers, alone, "dynamic")
+
+
+def _effects(
+    bench: Workbench,
+    graph: Graph,
+    layers: Sequence[Layer],
+    alone: Callable[[Layer], Graph],
+    way: object,
+) -> dict[str, float]:
+    values = bench.plan.step("quantize").values()
+    key = digest_of([graph.sha256, bench.calibration_set.sha256, bench.task_sha256, values, way])
+
+    def produce(out: Path) -> None:
+        found = bench.watch(
+            "rank",
+            "layers",
+            len(layers),
+            lambda tick: layer_effects_db(graph, layers, alone, bench.feeds, tick),
+        )
+        (out / "effects.json").write_text(json.dumps(found))
+
+    folder, _ = bench.cache.stage("effects", key, produce)
+    found: dict[str, float] = json.loads((folder / "effects.json").read_text())
+    return found
 
 
 def _lint_ranges(bench: Workbench, graph: Graph, stats: Mapping[str, TensorStats]) -> None:
@@ -131,4 +178,5 @@ def _lint_ranges(bench: Workbench, graph: Graph, stats: Mapping[str, TensorStats
 
 def _calibration_detail(folder: Path) -> str:
     saved = json.loads((folder / "calibration.json").read_text())
-    return f"{len(saved['sqnr_db'])} layers, {saved['rule']} ranges"
+    between = ", integers between them" if saved["plan"]["between"] else ""
+    return f"{len(saved['sqnr_db'])} layers, {saved['plan']['rule']} ranges{between}"

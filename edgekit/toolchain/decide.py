@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from edgekit.runtime.host import host_kind
 from edgekit.runtime.tasks import Prediction
+from edgekit.toolchain.calibration import dynamic_effects, static_effects
 from edgekit.toolchain.compare import OutputDifference
 from edgekit.toolchain.events import Event
 from edgekit.toolchain.plan import make_plan
@@ -228,20 +230,42 @@ def _candidates(bench: Workbench, decision: Decision) -> Iterator[Candidate]:
 
 def _makers(bench: Workbench) -> Iterator[tuple[str, Callable[[], Candidate | None]]]:
     graph, scheme = bench.canonical.graph, bench.resolved.target.quantization
+    shares = bench.plan.step("quantize").values()["float_shares"]
     if not is_convolutional(graph):
-        yield "dynamic int8", lambda: dynamic_candidate(graph, scheme)
+        for share in shares:
+
+            def dynamic(share: float = share) -> Candidate | None:
+                return dynamic_candidate(graph, scheme, _loudest(bench, dynamic_effects, share))
+
+            yield _named("dynamic int8", share), dynamic
         return
     base = bench.static_base
     precision = "int8 static" if base.sha256 == graph.sha256 else "int8 static+dynamic"
-    for share in bench.plan.step("quantize").values()["float_shares"]:
+    for share in shares:
 
-        def make(share: float = share) -> Candidate:
+        def static(share: float = share) -> Candidate:
             calibration = bench.calibration
-            made = static_candidate(base, scheme, calibration.ranges, calibration.sqnr_db, share)
+            kept = _loudest(bench, static_effects, share)
+            made = static_candidate(base, scheme, calibration.plan, calibration.layers, kept)
             return replace(made, precision=precision)
 
-        yield f"static int8, {share:.0%} of the layers fp32", make
+        yield _named("static int8", share), static
     yield "dynamic int8", lambda: dynamic_candidate(graph, scheme)
+
+
+def _named(kind: str, share: float) -> str:
+    return f"{kind}, {share:.0%} of the layers fp32" if share else kind
+
+
+def _loudest(
+    bench: Workbench, effects: Callable[[Workbench], dict[str, float]], share: float
+) -> tuple[str, ...]:
+    """Return the layers that add most to the outputs' noise, the worst first."""
+    if not share:
+        return ()  # nothing is ranked before a plan falls short
+    found = effects(bench)
+    count = math.ceil(share * len(found))
+    return tuple(sorted(found, key=lambda name: (-found[name], name))[:count])
 
 
 def _accuracy(

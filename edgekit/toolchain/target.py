@@ -74,7 +74,8 @@ class Quantization:
         weight: Type of weights.
         per_channel: One scale an output channel for weights.
         reduce_range: Weights use 7 bits (x86 without VNNI saturates otherwise).
-        static_ops: Operators that a static plan quantizes.
+        static_ops: Layers that a static plan quantizes.
+        between_ops: Operators that can run on integers between such layers.
         dynamic_ops: Operators that a dynamic plan quantizes.
     """
 
@@ -83,6 +84,7 @@ class Quantization:
     per_channel: bool
     reduce_range: bool
     static_ops: tuple[str, ...]
+    between_ops: tuple[str, ...]
     dynamic_ops: tuple[str, ...]
 
 

@@ -49,6 +49,7 @@ KEYS: Mapping[str, type] = {
     "quantization.per_channel": bool,
     "quantization.reduce_range": bool,
     "quantization.static_ops": tuple,
+    "quantization.between_ops": tuple,
     "quantization.dynamic_ops": tuple,
     "accelerator.name": str,
     "accelerator.int8_tops": float,

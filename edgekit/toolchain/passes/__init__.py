@@ -45,7 +45,7 @@ CANONICAL_ORDER: Order = (
 )
 OPTIMIZE_ORDER: Order = (
     # What one of them takes away can bring two nodes together for another.
-    ("fold_affine", "hard_sigmoid", "fold_forward", "one_hot_table", *_SETTLE),
+    ("fold_affine", "conv_transpose", "hard_sigmoid", "fold_forward", "one_hot_table", *_SETTLE),
     "own_weights",
     "tidy",
 )

@@ -24,6 +24,10 @@ LEVELS = 255  # steps of an 8-bit range
 # Share of the values that the percentile rule keeps; the tails beyond it are clipped.
 PERCENTILE = 0.9999
 _CHUNK_TENSORS = 64
+# Shares of an extreme value that are tried as the end of a range.
+_FRACTIONS = (*(1.0 - 0.02 * i for i in range(26)), *(0.48 - 0.02 * i for i in range(23)))
+_SLOPE = 1e-3
+NARROW = 1e-2  # share of the largest value below which a range is narrow
 
 Feeds = Mapping[str, Any]
 
@@ -34,6 +38,29 @@ class RangeRule(StrEnum):
     MIN_MAX = "min-max"
     PERCENTILE = "percentile"
     MSE = "mse"
+
+
+class Gate(StrEnum):
+    """The function that alone reads a tensor."""
+
+    NONE = "none"
+    SILU = "silu"
+    HARD_SWISH = "hard-swish"
+    SIGMOID = "sigmoid"
+    HARD_SIGMOID = "hard-sigmoid"
+
+    def apply(self, x: Any) -> Any:  # noqa: ANN401 - an array of any shape
+        """Return the function of float64 values."""
+        import numpy as np
+
+        if self is Gate.NONE:
+            return x
+        if self in (Gate.SIGMOID, Gate.SILU):
+            share = 1 / (1 + np.exp(-np.clip(x, -80, 80)))
+        else:
+            # The slope and offset of hard-swish; other HardSigmoids are close.
+            share = np.clip(x / 6 + 0.5, 0, 1)
+        return x * share if self in (Gate.SILU, Gate.HARD_SWISH) else share
 
 
 @dataclass(frozen=True)
@@ -76,7 +103,7 @@ def collect(
     histograms = {name: np.zeros(BINS, dtype=np.int64) for name in ranges}
     for start in range(0, len(tensors), _CHUNK_TENSORS):
         chunk = [t for t in tensors[start : start + _CHUNK_TENSORS] if t in ranges]
-        session, fed = _session_with_outputs(graph, chunk), set(graph.input_names)
+        session, fed = session_with_outputs(graph, chunk), set(graph.input_names)
         wanted = [t for t in chunk if t not in fed]
         for index, feed in enumerate(feeds):
             values = dict(zip(wanted, session.run(wanted, dict(feed)), strict=True))
@@ -84,29 +111,40 @@ def collect(
             for name, value in values.items():
                 low, high = ranges[name]
                 if high > low:
-                    histograms[name] += np.histogram(value, bins=BINS, range=(low, high))[0]
+                    # float32 has no 2048 edges between two values that are nearly equal.
+                    wide = value.astype(np.float64) if high - low < NARROW * abs(high) else value
+                    histograms[name] += np.histogram(wide, bins=BINS, range=(low, high))[0]
             on_done(len(feeds) + index + 1)
     return {name: TensorStats(low, high, histograms[name]) for name, (low, high) in ranges.items()}
 
 
-def choose_range(stats: TensorStats, rule: RangeRule) -> tuple[float, float]:
+def choose_range(
+    stats: TensorStats, rule: RangeRule, gate: Gate = Gate.NONE
+) -> tuple[float, float]:
     """Choose the range that 8 bits will span.
 
     Args:
         stats: What calibration saw.
         rule: The rule; all of them contain zero, as a zero point must.
+        gate: What alone the tensor is used for: values that it lets through as one need no steps.
 
     Returns:
         Lower and upper end, lower ≤ 0 ≤ upper.
     """
     low, high = min(stats.low, 0.0), max(stats.high, 0.0)
-    if rule is RangeRule.MIN_MAX or stats.high <= stats.low or not stats.histogram.any():
+    if stats.high <= stats.low or not stats.histogram.any():
         return low, high
+    if rule is RangeRule.MSE:
+        return _least_squares(stats, gate, low_ends=_FRACTIONS, high_ends=_FRACTIONS)
     if rule is RangeRule.PERCENTILE:
         cut_low, cut_high = _percentile(stats, 1.0 - PERCENTILE)
-    else:
-        cut_low, cut_high = _least_squares(stats)
-    return min(cut_low, 0.0), max(cut_high, 0.0)
+        low, high = min(cut_low, 0.0), max(cut_high, 0.0)
+    if gate is Gate.NONE:
+        return low, high
+    # The rule says where values end, the gate from where on they stop to matter.
+    share = high / max(stats.high, 1e-30)
+    found, _ = _least_squares(stats, gate, low_ends=_FRACTIONS, high_ends=(share,))
+    return max(low, found), high
 
 
 def _percentile(stats: TensorStats, tail: float) -> tuple[float, float]:
@@ -119,35 +157,50 @@ def _percentile(stats: TensorStats, tail: float) -> tuple[float, float]:
     return stats.low + first * width, stats.low + (last + 1) * width
 
 
-def _least_squares(stats: TensorStats) -> tuple[float, float]:
-    """Shrink the range while the squared error (rounding inside, clipping outside) falls.
+def _least_squares(
+    stats: TensorStats, gate: Gate, *, low_ends: Sequence[float], high_ends: Sequence[float]
+) -> tuple[float, float]:
+    """Return the range with the least squared error behind the gate.
 
-    The rounding error of a step s is s²/12 a value (uniform quantization noise).
+    Inside a range the error is that of rounding, s²/12 a value for steps of s (uniform
+    quantization noise), times the gate's slope squared; outside it is what clipping changes.
+
+    Args:
+        stats: What calibration saw.
+        gate: What the tensor passes through.
+        low_ends: Shares of the smallest value to try as the lower end.
+        high_ends: Shares of the largest value to try as the upper end.
     """
     import numpy as np
 
+    low, high = min(stats.low, 0.0), max(stats.high, 0.0)
     width = (stats.high - stats.low) / BINS
     centres = stats.low + (np.arange(BINS) + 0.5) * width
     counts = stats.histogram.astype(np.float64)
-    best, best_error = (min(stats.low, 0.0), max(stats.high, 0.0)), np.inf
-    fractions = np.concatenate([np.linspace(1.0, 0.5, 26), np.linspace(0.48, 0.1, 20)])
-    for shrink_low in (False, True) if stats.low < 0 else (False,):
-        for fraction in fractions:
-            low = min(stats.low, 0.0) * (fraction if shrink_low else 1.0)
-            high = max(stats.high, 0.0) * fraction
-            error = _clipping_error(centres, counts, low, high)
-            if error < best_error:
-                best, best_error = (low, high), error
-    return best
+    through = gate.apply(centres)
+    slopes = (gate.apply(centres + _SLOPE) - gate.apply(centres - _SLOPE)) / (2 * _SLOPE)
 
+    def sums(values: Any) -> Any:  # noqa: ANN401
+        return np.concatenate([[0.0], np.cumsum(counts * values)])
 
-def _clipping_error(centres: Any, counts: Any, low: float, high: float) -> float:  # noqa: ANN401
-    import numpy as np
-
-    step = (high - low) / LEVELS
-    beyond = np.clip(low - centres, 0, None) + np.clip(centres - high, 0, None)
-    inside = beyond == 0
-    return float((counts * beyond**2).sum() + (counts * inside).sum() * step**2 / 12)
+    n, first, second = sums(np.ones(BINS)), sums(through), sums(through**2)
+    rough = sums(slopes**2)
+    upper = high * np.asarray(high_ends)
+    last = np.searchsorted(centres, upper)
+    at_upper = gate.apply(upper)
+    above = at_upper**2 * (n[-1] - n[last]) - 2 * at_upper * (first[-1] - first[last])
+    above += second[-1] - second[last]
+    best, best_error = (low, high), np.inf
+    for lower in low * np.asarray(low_ends) if low < 0 else (0.0,):
+        start = int(np.searchsorted(centres, lower))
+        at_lower = float(gate.apply(np.asarray(lower)))
+        below = at_lower**2 * n[start] - 2 * at_lower * first[start] + second[start]
+        inside = np.maximum(rough[last] - rough[start], 0.0)
+        errors = below + above + inside * ((upper - lower) / LEVELS) ** 2 / 12
+        k = int(errors.argmin())
+        if errors[k] < best_error:
+            best, best_error = (float(lower), float(upper[k])), float(errors[k])
+    return min(best[0], 0.0), max(best[1], 0.0)
 
 
 def extremes(
@@ -186,7 +239,8 @@ def extremes(
     return ranges
 
 
-def _session_with_outputs(graph: Graph, tensors: Sequence[str]) -> Any:  # noqa: ANN401
+def session_with_outputs(graph: Graph, tensors: Sequence[str]) -> Any:  # noqa: ANN401
+    """Open a session of a graph that gives further tensors as outputs."""
     import onnx
 
     proto = graph.copy()

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-from edgekit.runtime.session import Run, open_session, runner
+from edgekit.runtime.session import open_session, runner
 from edgekit.toolchain.graph import Graph
-from edgekit.toolchain.quantize.calibrate import (
-    Feeds,
-    RangeRule,
-    TensorStats,
-    choose_range,
-)
+from edgekit.toolchain.quantize.calibrate import Feeds
 from edgekit.toolchain.quantize.layers import Layer, find_layers
-from edgekit.toolchain.quantize.sensitivity import MAX_SQNR_DB
-from edgekit.toolchain.quantize.write import int8_share, write_dynamic, write_static
+from edgekit.toolchain.quantize.static import StaticPlan, quantized
+from edgekit.toolchain.quantize.write import int8_share, write_dynamic
 from edgekit.toolchain.target import Quantization
 from edgekit.wire.errors import BuildError
 
-if TYPE_CHECKING:
-    import numpy as np
-
 # A plan whose weights stay float after all is not an int8 plan, and never ships as one.
 MIN_INT8_SHARE = 0.1
-_RULE_FEEDS = 16
 
 
 @dataclass(frozen=True)
@@ -48,93 +37,29 @@ class Candidate:
     int8_share: float = 0.0
 
 
-def tensors_to_calibrate(graph: Graph, layers: Sequence[Layer]) -> list[str]:
-    """Return the tensors whose ranges a static plan needs: inputs and outputs of all layers."""
-    names = {layer.activation for layer in layers} | {layer.output for layer in layers}
-    wanted = {layer.name for layer in layers}
-    names.update(n.output[0] for n in graph.proto.graph.node if n.name in wanted)
-    return sorted(names)
-
-
-def choose_rule(
-    graph: Graph,
-    scheme: Quantization,
-    stats: Mapping[str, TensorStats],
-    layers: Sequence[Layer],
-    feeds: Sequence[Feeds],
-) -> tuple[RangeRule, dict[str, tuple[float, float]], dict[str, float]]:
-    """Choose the range rule that keeps the outputs closest to fp32 on calibration feeds.
-
-    Args:
-        graph: The float32 graph.
-        scheme: The target's.
-        stats: Of all tensors to calibrate.
-        layers: All layers.
-        feeds: Calibration feeds; the first few are used.
-
-    Returns:
-        The rule, the ranges it gives, and the SQNR of every rule in dB (the worst output's).
-    """
-    reference = runner(open_session(graph.to_bytes()))
-    count = min(_RULE_FEEDS, len(feeds))
-    few = [feeds[i * len(feeds) // count] for i in range(count)]
-    wanted = [reference(feed) for feed in few]
-    sqnr: dict[str, float] = {}
-    ranges: dict[str, dict[str, tuple[float, float]]] = {}
-    for rule in RangeRule:
-        ranges[rule] = {name: choose_range(s, rule) for name, s in stats.items()}
-        quantized = write_static(graph, scheme, ranges[rule], [layer.name for layer in layers])
-        sqnr[rule] = worst_output_sqnr_db(runner(open_session(quantized.to_bytes())), wanted, few)
-    best = max(RangeRule, key=lambda rule: sqnr[rule])
-    return best, ranges[best], {rule.value: round(sqnr[rule], 2) for rule in RangeRule}
-
-
-def worst_output_sqnr_db(
-    run: Run, wanted: Sequence[Mapping[str, np.ndarray[Any, Any]]], feeds: Sequence[Feeds]
-) -> float:
-    """Return the lowest signal-to-noise ratio of any output, in dB; each output by itself.
-
-    The mean over feeds of each feed's own ratio: sums over all of them hear the loud ones alone.
-    """
-    import numpy as np
-
-    ratios: dict[str, list[float]] = {}
-    for feed, reference in zip(feeds, wanted, strict=True):
-        answer = run(feed)
-        for name, value in reference.items():
-            a, b = value.astype(np.float64), answer[name].astype(np.float64)
-            signal, noise = float((a * a).sum()), float(((a - b) ** 2).sum())
-            decibel = 10 * math.log10(max(signal, 1e-30) / max(noise, 1e-30))
-            ratios.setdefault(name, []).append(min(decibel, MAX_SQNR_DB))
-    return min(math.fsum(found) / len(found) for found in ratios.values())
-
-
 def static_candidate(
     graph: Graph,
     scheme: Quantization,
-    ranges: Mapping[str, tuple[float, float]],
-    sqnr_db: Mapping[str, float],
-    float_share: float,
+    plan: StaticPlan,
+    layers: Sequence[Layer],
+    kept: Sequence[str],
 ) -> Candidate:
-    """Quantize all layers but the worst share of them.
+    """Quantize all layers but some.
 
     Args:
         graph: The float32 graph; recurrent layers may already be dynamic.
         scheme: The target's.
-        ranges: Of all layers' tensors.
-        sqnr_db: Of each layer by itself.
-        float_share: Share of the layers that stays float32, 0..1.
+        plan: How.
+        layers: All layers.
+        kept: Names of those that stay float32.
 
     Raises:
-        BuildError: The writer refuses the graph.
+        BuildError: No layer is left.
     """
-    worst_first = sorted(sqnr_db, key=lambda name: (sqnr_db[name], name))
-    kept = tuple(worst_first[: math.ceil(float_share * len(worst_first))])
-    quantized = write_static(
-        graph, scheme, ranges, [name for name in sqnr_db if name not in set(kept)]
-    )
-    suffix = f", {len(kept)} of {len(sqnr_db)} layers fp32" if kept else ""
-    return Candidate(f"static int8{suffix}", "int8 static", quantized, kept, int8_share(quantized))
+    chosen = [layer for layer in layers if layer.name not in set(kept)]
+    made = quantized(graph, scheme, plan.ranges, chosen, between=plan.between)
+    suffix = f", {len(kept)} of {len(layers)} layers fp32" if kept else ""
+    return Candidate(f"static int8{suffix}", "int8 static", made, tuple(kept), int8_share(made))
 
 
 def dynamic_ops_of(graph: Graph, scheme: Quantization) -> tuple[str, ...]:
@@ -143,13 +68,23 @@ def dynamic_ops_of(graph: Graph, scheme: Quantization) -> tuple[str, ...]:
     return tuple(op for op in scheme.dynamic_ops if op in present)
 
 
-def dynamic_candidate(graph: Graph, scheme: Quantization) -> Candidate | None:
-    """Quantize weights, activations as they come; None where no operator takes that."""
+def dynamic_candidate(
+    graph: Graph, scheme: Quantization, kept: Sequence[str] = ()
+) -> Candidate | None:
+    """Quantize weights, activations as they come; None where no operator takes that.
+
+    Args:
+        graph: The float32 graph.
+        scheme: The target's.
+        kept: Names of the layers that stay float32.
+    """
     ops = dynamic_ops_of(graph, scheme)
     if not ops:
         return None
-    quantized = write_dynamic(graph, scheme, ops)
-    return Candidate("dynamic int8", "int8 dynamic", quantized, (), int8_share(quantized))
+    made = write_dynamic(graph, scheme, ops, kept)
+    count = len(find_layers(graph.proto, ("Gemm", "MatMul")))
+    suffix = f", {len(kept)} of {count} layers fp32" if kept else ""
+    return Candidate(f"dynamic int8{suffix}", "int8 dynamic", made, tuple(kept), int8_share(made))
 
 
 def recurrent_graph(graph: Graph, scheme: Quantization) -> Graph | None:

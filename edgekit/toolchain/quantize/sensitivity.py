@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.runtime.session import open_session
 from edgekit.toolchain.graph import Graph, serialize
+from edgekit.toolchain.passes import _edit
+from edgekit.toolchain.quantize import integers
 from edgekit.toolchain.quantize.calibrate import Feeds
 from edgekit.toolchain.quantize.layers import Layer
+from edgekit.toolchain.target import Quantization
 
 if TYPE_CHECKING:
     import numpy as np
 
 MAX_SQNR_DB = 100.0
 LOW_QUANTILE = 0.1
-_INT8_MAX = 127
 
 
 def layer_sqnr_db(
@@ -29,8 +31,7 @@ def layer_sqnr_db(
     layers: Sequence[Layer],
     ranges: Mapping[str, tuple[float, float]],
     feeds: Sequence[Feeds],
-    *,
-    per_channel: bool,
+    scheme: Quantization,
 ) -> dict[str, float]:
     """Return the signal-to-quantization-noise ratio of each layer, 0..100 dB: a low feed's.
 
@@ -39,7 +40,7 @@ def layer_sqnr_db(
         layers: The layers to rank.
         ranges: Range of every layer's activation.
         feeds: Calibration feeds (never evaluation's).
-        per_channel: One weight scale an output channel.
+        scheme: The target's types and granularity.
     """
     import numpy as np
     import onnx
@@ -48,11 +49,10 @@ def layer_sqnr_db(
     weights = {i.name: i for i in proto.graph.initializer}
     nodes = {n.name: n for n in proto.graph.node}
     outputs: list[str] = []
+    stem = _edit.unique("__probe", {name[:7] for name in _edit.all_names(proto.graph)})
     for index, layer in enumerate(layers):
-        tag = f"__probe{index}"
-        rounded = _round_weights(
-            onnx.numpy_helper.to_array(weights[layer.weight]), layer.op, per_channel
-        )
+        tag = f"{stem}{index}"
+        rounded = _rounded(onnx.numpy_helper.to_array(weights[layer.weight]), layer.op, scheme)
         proto.graph.initializer.append(onnx.numpy_helper.from_array(rounded, f"{tag}_w"))
         activation = _round_activation(proto, layer.activation, ranges[layer.activation], tag)
         twin = onnx.NodeProto()
@@ -87,16 +87,12 @@ def _sqnr_db(signal: float, noise: float) -> float:
     return max(0.0, min(MAX_SQNR_DB, 10 * math.log10(signal / noise)))
 
 
-def _round_weights(
-    weight: np.ndarray[Any, Any], op: str, per_channel: bool
-) -> np.ndarray[Any, Any]:
-    import numpy as np
-
-    axis = 0 if op == "Conv" else weight.ndim - 1
-    others = tuple(a for a in range(weight.ndim) if a != axis) if per_channel else None
-    scale = np.abs(weight).max(axis=others, keepdims=True) / _INT8_MAX
-    scale = np.where(scale == 0, 1, scale)
-    return np.asarray(np.round(weight / scale) * scale, dtype=np.float32)
+def _rounded(weight: np.ndarray[Any, Any], op: str, scheme: Quantization) -> Any:  # noqa: ANN401
+    """Return what a weight's steps stand for: float32, its shape."""
+    axis = integers.channel_axis(op, weight.ndim, scheme)
+    largest = integers.largest_step(scheme)
+    scale = integers.weight_scale(weight, axis, largest)
+    return integers.restore(integers.round_weight(weight, scale, axis, largest), scale, axis)
 
 
 def _round_activation(proto: Any, name: str, limits: tuple[float, float], tag: str) -> str:  # noqa: ANN401

@@ -1,15 +1,16 @@
-"""Write int8 graphs with onnxruntime's own writers: QDQ if static, integer operators if dynamic."""
+"""Quantize dynamically with onnxruntime's own writer: weights now, activations as they come."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
 
 from edgekit.runtime.session import import_onnxruntime
 from edgekit.toolchain.graph import Graph
-from edgekit.toolchain.passes import CanonicalOptions, sort_nodes
+from edgekit.toolchain.passes import CanonicalOptions, _edit, sort_nodes
+from edgekit.toolchain.quantize.qdq import finish
 from edgekit.toolchain.target import Quantization
 from edgekit.wire.errors import BuildError
 
@@ -19,63 +20,19 @@ if TYPE_CHECKING:
 _INTEGER_TYPES = (2, 3, 21, 22)  # onnx.TensorProto: UINT8, INT8, UINT4, INT4
 
 
-def write_static(
-    graph: Graph,
-    scheme: Quantization,
-    ranges: Mapping[str, tuple[float, float]],
-    layers: list[str],
+def write_dynamic(
+    graph: Graph, scheme: Quantization, ops: tuple[str, ...], kept: Collection[str] = ()
 ) -> Graph:
-    """Quantize layers with fixed ranges, as QuantizeLinear/DequantizeLinear pairs.
-
-    Args:
-        graph: The float32 graph.
-        scheme: The target's types and granularity.
-        ranges: Range of the input and output of every layer.
-        layers: Names of the nodes that become int8; the others stay float32.
-
-    Raises:
-        BuildError: onnxruntime's writer refuses the graph.
-    """
-    import numpy as np
-
-    import_onnxruntime()
-    from onnxruntime.quantization import QuantType
-    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
-    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-
-    types = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
-    # The writer changes the ranges that it is given: these are its own.
-    data = {
-        name: TensorData(lowest=np.float32(low), highest=np.float32(high))
-        for name, (low, high) in ranges.items()
-    }
-    with _quiet("onnxruntime's static writer"):
-        quantizer = QDQQuantizer(
-            graph.copy(),
-            scheme.per_channel,
-            scheme.reduce_range,
-            types[scheme.weight],
-            types[scheme.activation],
-            TensorsData(CalibrationMethod.MinMax, data),
-            _with_followers(graph.proto, set(layers)),
-            [],
-            list(scheme.static_ops),
-            {"ActivationSymmetric": False, "WeightSymmetric": True, "DedicatedQDQPair": False},
-        )
-        quantizer.quantize_model()
-    return _finish(quantizer.model.model)
-
-
-def write_dynamic(graph: Graph, scheme: Quantization, ops: tuple[str, ...]) -> Graph:
     """Quantize the weights; activations are quantized as they come.
 
     Args:
         graph: A float32 graph, or a static one whose other layers are left.
         scheme: The target's types and granularity.
         ops: Operator types that become int8.
+        kept: Names of nodes that stay float32.
 
     Raises:
-        BuildError: onnxruntime's writer refuses the graph.
+        BuildError: onnxruntime's writer refuses the graph, or it has no such layer.
     """
     import_onnxruntime()
     import onnx
@@ -83,6 +40,10 @@ def write_dynamic(graph: Graph, scheme: Quantization, ops: tuple[str, ...]) -> G
     from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
 
     types = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
+    names = _dynamic_nodes(graph.proto, ops, kept)
+    if not names:
+        # To the writer an empty list means all of them.
+        raise BuildError("no layer is left to quantize")
     with _quiet("onnxruntime's dynamic writer"):
         quantizer = ONNXQuantizer(
             onnx.shape_inference.infer_shapes(graph.copy()),
@@ -93,13 +54,16 @@ def write_dynamic(graph: Graph, scheme: Quantization, ops: tuple[str, ...]) -> G
             types[scheme.weight],
             QuantType.QUInt8,
             None,
-            [n.name for n in graph.proto.graph.node if n.op_type in ops],
+            names,
             [],
-            list(ops),
+            sorted({*ops, *(["MatMul"] if "Gemm" in ops else [])}),
             {"MatMulConstBOnly": True},
         )
         quantizer.quantize_model()
-    return _finish(quantizer.model.model)
+    proto = quantizer.model.model
+    # The writer appends its nodes at the end; ONNX wants each node behind what it reads.
+    sort_nodes.apply(proto, CanonicalOptions())
+    return finish(proto)
 
 
 def int8_share(graph: Graph) -> float:
@@ -118,25 +82,26 @@ def int8_share(graph: Graph) -> float:
     return integer / (integer + floats) if integer else 0.0
 
 
-def _with_followers(proto: onnx.ModelProto, layers: set[str]) -> list[str]:
-    """Add the Relu and Clip right behind a chosen layer: the writer narrows ranges only then."""
-    chosen = set(layers)
-    produced = {output: node.name for node in proto.graph.node for output in node.output}
+def _dynamic_nodes(
+    proto: onnx.ModelProto, ops: tuple[str, ...], kept: Collection[str]
+) -> list[str]:
+    """Return the nodes that the writer can take, under the names that it will look for.
+
+    It rewrites Gemm to MatMul under another name, knows one scale a column of matrices alone, and
+    does not see what a subgraph reads.
+    """
+    ranks = {i.name: len(i.dims) for i in proto.graph.initializer}
+    captured = {name for node in proto.graph.node for name in _edit.captured(node)}
+    names = []
     for node in proto.graph.node:
-        if node.op_type in ("Relu", "Clip") and produced.get(node.input[0]) in layers:
-            chosen.add(node.name)
-    return sorted(chosen)
-
-
-def _finish(proto: Any) -> Graph:  # noqa: ANN401 - protobuf messages are untyped
-    del proto.metadata_props[:]
-    # The writers note shapes that hold for no dynamic dimension; whoever needs shapes infers them.
-    del proto.graph.value_info[:]
-    # The writers append their nodes at the end; ONNX wants each node behind what it reads.
-    sort_nodes.apply(proto, CanonicalOptions())
-    proto.producer_name = "edgekit"
-    proto.producer_version = ""
-    return Graph.of(proto)
+        if node.op_type not in ops or node.name in kept:
+            continue
+        if node.op_type == "MatMul" and ranks.get(node.input[1]) != 2:  # noqa: PLR2004
+            continue
+        if node.op_type == "Gather" and captured.intersection(node.output):
+            continue
+        names.append(f"{node.name}_MatMul" if node.op_type == "Gemm" else node.name)
+    return names
 
 
 @contextlib.contextmanager

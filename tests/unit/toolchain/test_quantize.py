@@ -17,18 +17,24 @@ from edgekit.toolchain.quantize.calibrate import BINS, RangeRule, TensorStats, c
 from edgekit.toolchain.quantize.candidates import (
     Candidate,
     check_candidate,
-    choose_rule,
     static_candidate,
-    tensors_to_calibrate,
-    worst_output_sqnr_db,
 )
 from edgekit.toolchain.quantize.layers import find_layers
+from edgekit.toolchain.quantize.noise import noise_db
 from edgekit.toolchain.quantize.sensitivity import layer_sqnr_db
+from edgekit.toolchain.quantize.static import (
+    choose_plan,
+    layer_effects_db,
+    quantized,
+    tensors_to_calibrate,
+)
 from edgekit.toolchain.target import Quantization
 from edgekit.wire.errors import BuildError
 
 DIGITS = Path(__file__).parents[3] / "models" / "digits-cnn.onnx"
-SCHEME = Quantization("uint8", "int8", True, False, ("Conv", "MatMul", "Gemm", "Clip", "Relu"), ())
+SCHEME = Quantization(
+    "uint8", "int8", True, False, ("Conv", "MatMul", "Gemm"), ("Add", "MaxPool"), ()
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +53,7 @@ def feeds(digits) -> list[dict[str, np.ndarray]]:
 
 def test_pass_one_sees_the_true_extremes_and_pass_two_counts_every_value(digits, feeds):
     layers = find_layers(digits.proto)
-    names = tensors_to_calibrate(digits, layers)
+    names = tensors_to_calibrate(digits, layers, SCHEME)
     stats = collect(digits, names, feeds)
 
     fed = digits.input_names[0]
@@ -87,36 +93,49 @@ def test_percentile_and_mse_cut_a_lone_outlier_that_min_max_keeps():
     assert choose_range(stats, RangeRule.MSE)[1] < 500
 
 
-def test_a_static_plan_stores_int8_and_keeps_the_worst_layers_float(digits, feeds):
+def test_a_static_plan_stores_int8_and_keeps_the_loudest_layer_float(digits, feeds):
     layers = find_layers(digits.proto)
-    stats = collect(digits, tensors_to_calibrate(digits, layers), feeds)
-    _, ranges, per_rule = choose_rule(digits, SCHEME, stats, layers, feeds)
-    sqnr = layer_sqnr_db(digits, layers, ranges, feeds, per_channel=True)
+    stats = collect(digits, tensors_to_calibrate(digits, layers, SCHEME), feeds)
+    plan = choose_plan(digits, SCHEME, stats, layers, feeds)
 
-    whole = static_candidate(digits, SCHEME, ranges, sqnr, 0.0)
-    mixed = static_candidate(digits, SCHEME, ranges, sqnr, 0.2)
+    def alone(layer):
+        return quantized(digits, SCHEME, plan.ranges, [layer], between=False)
 
-    assert set(per_rule) == {rule.value for rule in RangeRule}
-    assert set(sqnr) == {layer.name for layer in layers}
+    effects = layer_effects_db(digits, layers, alone, feeds)
+    worst = max(effects, key=lambda name: effects[name])
+
+    whole = static_candidate(digits, SCHEME, plan, layers, ())
+    mixed = static_candidate(digits, SCHEME, plan, layers, (worst,))
+
+    assert len(plan.noise_db) == 2 * len(RangeRule)
+    assert set(effects) == {layer.name for layer in layers}
     assert whole.int8_share > 0.9
     assert whole.graph.size_bytes < digits.size_bytes
-    worst = min(sqnr, key=lambda name: sqnr[name])
-    assert mixed.kept_float[0] == worst
     assert worst in {n.name for n in mixed.graph.proto.graph.node}
     assert mixed.int8_share < whole.int8_share
+    wanted = [runner(open_session(digits.to_bytes()))(feed) for feed in feeds]
+    noise = [
+        noise_db(runner(open_session(c.graph.to_bytes())), wanted, feeds) for c in (whole, mixed)
+    ]
+    assert max(noise) < -25
+
+
+def test_what_a_layer_loses_by_itself_is_ranked_for_every_layer(digits, feeds):
+    layers = find_layers(digits.proto)
+    stats = collect(digits, tensors_to_calibrate(digits, layers, SCHEME), feeds)
+    plan = choose_plan(digits, SCHEME, stats, layers, feeds)
+
+    sqnr = layer_sqnr_db(digits, layers, plan.ranges, feeds, SCHEME)
+
+    assert set(sqnr) == {layer.name for layer in layers}
+    assert all(15 < value < 100 for value in sqnr.values())
 
 
 def test_keeping_all_layers_float_changes_nothing_and_is_refused_as_int8(digits, feeds):
     same = Candidate("x", "int8 static", digits)
 
-    assert (
-        worst_output_sqnr_db(
-            runner(open_session(digits.to_bytes())),
-            [runner(open_session(digits.to_bytes()))(feed) for feed in feeds],
-            feeds,
-        )
-        >= 100
-    )
+    run = runner(open_session(digits.to_bytes()))
+    assert noise_db(run, [run(feed) for feed in feeds], feeds) == -100
     with pytest.raises(BuildError, match="of its weights became int8"):
         check_candidate(same, feeds)
 
@@ -138,10 +157,9 @@ def test_the_same_calibration_gives_the_same_bytes(digits, feeds):
     layers = find_layers(digits.proto)
     made = []
     for _ in range(2):
-        stats = collect(digits, tensors_to_calibrate(digits, layers), feeds)
-        _, ranges, _ = choose_rule(digits, SCHEME, stats, layers, feeds)
-        sqnr = layer_sqnr_db(digits, layers, ranges, feeds, per_channel=True)
-        made.append(static_candidate(digits, SCHEME, ranges, sqnr, 0.1).graph.sha256)
+        stats = collect(digits, tensors_to_calibrate(digits, layers, SCHEME), feeds)
+        plan = choose_plan(digits, SCHEME, stats, layers, feeds)
+        made.append(static_candidate(digits, SCHEME, plan, layers, ()).graph.sha256)
 
     assert made[0] == made[1]
     onnx.checker.check_model(digits.proto)

@@ -1,0 +1,172 @@
+"""Static plans: which ranges, which layers, and what runs on integers between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgekit.runtime.session import open_session, runner
+from edgekit.toolchain.graph import Graph
+from edgekit.toolchain.quantize.calibrate import Feeds, Gate, RangeRule, TensorStats, choose_range
+from edgekit.toolchain.quantize.layers import Layer
+from edgekit.toolchain.quantize.noise import noise_db
+from edgekit.toolchain.quantize.qdq import write_qdq
+from edgekit.toolchain.quantize.regions import data_inputs, followers, gates, integer_between
+from edgekit.toolchain.quantize.steps import Ranges, plan_steps
+from edgekit.toolchain.target import Quantization
+from edgekit.wire.errors import BuildError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+_RULE_FEEDS = 16
+_EFFECT_FEEDS = 3
+# Noise that integers between layers may add for the time they save.
+BETWEEN_DB = 2.0
+
+Way = tuple[RangeRule, bool]  # the rule, and integers between layers
+
+
+@dataclass(frozen=True)
+class StaticPlan:
+    """How a graph is quantized statically: the same for every share of layers that stays float32.
+
+    Attributes:
+        rule: Name of the range rule.
+        ranges: Range of every tensor that passes through 8 bits.
+        between: Nodes between int8 layers run on integers, too, where the target has them.
+        noise_db: What each way adds to the outputs on calibration feeds, in dB: lower is better.
+    """
+
+    rule: str
+    ranges: Ranges
+    between: bool
+    noise_db: Mapping[str, float]
+
+
+def tensors_to_calibrate(graph: Graph, layers: Sequence[Layer], scheme: Quantization) -> list[str]:
+    """Return the tensors whose ranges a static plan may need."""
+    nodes = {node.name: node for node in graph.proto.graph.node}
+    integer = {layer.name for layer in layers}
+    integer |= integer_between(graph.proto, integer, scheme.between_ops)
+    behind = followers(graph.proto)
+    names: set[str] = set()
+    for name in integer:
+        node = nodes[name]
+        names.update(data_inputs(node))
+        for output in (o for o in node.output if o):
+            names.add(output)
+            if output in behind:
+                names.add(behind[output].output[0])
+    return sorted(names - {i.name for i in graph.proto.graph.initializer})
+
+
+def choose_plan(
+    graph: Graph,
+    scheme: Quantization,
+    stats: Mapping[str, TensorStats],
+    layers: Sequence[Layer],
+    feeds: Sequence[Feeds],
+) -> StaticPlan:
+    """Choose the range rule, and whether what stands between layers runs on integers.
+
+    The outputs of each way are compared with fp32's on calibration feeds. Integers in between are
+    faster, so they are taken unless they add :data:`BETWEEN_DB` more noise than the quietest way.
+
+    Args:
+        graph: The float32 graph.
+        scheme: The target's.
+        stats: Of all tensors to calibrate.
+        layers: All layers.
+        feeds: Calibration feeds; the first few are used.
+    """
+    few = _few(feeds, _RULE_FEEDS)
+    wanted = _answers(graph, few)
+    reads = gates(graph.proto)
+    fed = set(graph.input_names)
+    noise: dict[Way, float] = {}
+    ranges: dict[RangeRule, Ranges] = {}
+    for rule in RangeRule:
+        ranges[rule] = {
+            # An input's values are the caller's: a picture's 256 are exact as they are.
+            name: choose_range(
+                s, RangeRule.MIN_MAX if name in fed else rule, reads.get(name, Gate.NONE)
+            )
+            for name, s in stats.items()
+        }
+        for between in (False, True):
+            made = quantized(graph, scheme, ranges[rule], layers, between=between)
+            noise[rule, between] = noise_db(runner(open_session(made.to_bytes())), wanted, few)
+    least = min(noise.values())
+    best = min(
+        noise, key=lambda way: (not (way[1] and noise[way] <= least + BETWEEN_DB), noise[way])
+    )
+    names = {way: f"{way[0].value}{', integers between' if way[1] else ''}" for way in noise}
+    return StaticPlan(
+        best[0].value,
+        ranges[best[0]],
+        best[1],
+        {names[way]: round(value, 2) for way, value in noise.items()},
+    )
+
+
+def quantized(
+    graph: Graph,
+    scheme: Quantization,
+    ranges: Ranges,
+    layers: Sequence[Layer],
+    *,
+    between: bool,
+) -> Graph:
+    """Write a graph with some layers in int8.
+
+    Raises:
+        BuildError: No layer is left to quantize.
+    """
+    if not layers:
+        raise BuildError("no layer is left to quantize")
+    names = [layer.name for layer in layers]
+    light = integer_between(graph.proto, names, scheme.between_ops) if between else frozenset()
+    return write_qdq(graph, scheme, plan_steps(graph, scheme, ranges, layers, light), light)
+
+
+def layer_effects_db(
+    graph: Graph,
+    layers: Sequence[Layer],
+    alone: Callable[[Layer], Graph],
+    feeds: Sequence[Feeds],
+    on_done: Callable[[int], None] = lambda _done: None,
+) -> dict[str, float]:
+    """Return what each layer adds to the outputs when it alone is int8: noise in dB, ≤ 0.
+
+    What a layer loses by itself says little of that: later layers hide some errors and multiply
+    others.
+
+    Args:
+        graph: The float32 graph.
+        layers: All layers.
+        alone: Writes the graph with one layer in int8.
+        feeds: Calibration feeds (never evaluation's); a few are used.
+        on_done: Called with the number of layers done.
+    """
+    few = _few(feeds, _EFFECT_FEEDS)
+    wanted = _answers(graph, few)
+    effects: dict[str, float] = {}
+    for index, layer in enumerate(layers):
+        run = runner(open_session(alone(layer).to_bytes()))
+        effects[layer.name] = noise_db(run, wanted, few)
+        on_done(index + 1)
+    return effects
+
+
+def _few(feeds: Sequence[Feeds], limit: int) -> list[Feeds]:
+    count = min(limit, len(feeds))
+    return [feeds[i * len(feeds) // count] for i in range(count)]
+
+
+def _answers(graph: Graph, feeds: Sequence[Feeds]) -> list[dict[str, Array]]:
+    run = runner(open_session(graph.to_bytes()))
+    return [run(feed) for feed in feeds]
