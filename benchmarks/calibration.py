@@ -28,7 +28,7 @@ from quant_peers.harness import cpu_s, peak_mib, status_mib
 from quant_peers.inputs import own_models, workbench
 
 ROOT = Path(__file__).resolve().parents[1]
-MODELS = ("efficientnet-lite0", "yolo11n")
+MODELS = ("efficientnet-lite0", "yolo11n", "nudenet-320n")
 SAMPLES = (16, 64, 256)
 METHODS = ("edgekit", "MinMax", "Percentile", "Entropy")
 OPS = ["Conv", "MatMul", "Gemm", "Clip", "Relu"]

@@ -294,8 +294,21 @@ def describe_shortfall(verdict: Verdict) -> str:
     requirement = verdict.requirement
     if verdict.measurement is None:
         return f"{requirement.metric} is required and could not be evaluated"
-    found = f"{requirement.metric} is {verdict.measurement.value:.3g}"
-    return f"{found}, required {describe_limit(requirement)}"
+    shown = _short_of(verdict.measurement.value, requirement)
+    return f"{requirement.metric} is {shown}, required {describe_limit(requirement)}"
+
+
+def _short_of(value: float, requirement: Requirement) -> str:
+    """Write a value with three digits, or as many as it takes to stay on its side of the limit."""
+    for digits in range(3, 10):
+        shown = f"{value:.{digits}g}"
+        if requirement.vs == "fp32":
+            return shown
+        if requirement.minimum is not None and float(shown) < requirement.minimum:
+            return shown
+        if requirement.maximum is not None and float(shown) > requirement.maximum:
+            return shown
+    return f"{value:g}"
 
 
 def describe_limit(requirement: Requirement) -> str:

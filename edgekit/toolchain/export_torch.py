@@ -89,7 +89,8 @@ def _make(job: Mapping[str, Any], torch: Any) -> Any:  # noqa: ANN401 - torch is
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"{where} cannot be imported: {error}",
-            hint="add the wheel that holds it to [[source.packages]]",
+            hint="put its .py file beside the recipe, or add the wheel that holds it to "
+            "[[source.packages]]",
         ) from error
     except AttributeError as error:
         raise ConfigError(f"{where}: {error}", hint="is the factory's name right?") from error

@@ -183,7 +183,7 @@ def predict(
     nodes = cost_nodes(facts, target, assumptions)
     latency_ms = math.fsum(node.total_ms for node in nodes)
     memory_mib = predict_memory_mib(facts, assumptions)
-    note = f"band: measured / predicted over {band.n} models on a {band.host} host; {NEVER_CHECKED}"
+    note = f"band: measured / predicted over {band.n} models, host {band.host}; {NEVER_CHECKED}"
 
     def measurement(metric: str, value: float, low: float, high: float) -> Measurement:
         return Measurement(

@@ -44,6 +44,7 @@ MODEL_NAME = "model.onnx"
 MEASUREMENTS_NAME = "measurements.json"
 SBOM_NAME = "sbom.cdx.json"
 SUFFIX = ".ekb"
+_MAGIC = b"PK\3\4"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -276,9 +277,11 @@ def _signer(data: bytes, signature: bytes, trusted: Sequence[PublicKey]) -> Publ
 
 
 def _read_header(file: BinaryIO, offset: int, expected: str) -> Entry:
-    raw = _read_exactly(file, LOCAL_BYTES)
-    if offset == 0 and raw[:4] != b"PK\3\4":
-        raise TrustError("not an edgekit bundle")
+    raw = file.read(LOCAL_BYTES)
+    if offset == 0 and not raw.startswith(_MAGIC[: len(raw)]):
+        raise TrustError("not an edgekit bundle", hint="`edgekit build` writes them, as .ekb files")
+    if len(raw) != LOCAL_BYTES:
+        raise TrustError("the file is truncated")
     if raw[:4] == b"PK\1\2":
         raise TrustError(f'member "{expected}" is missing')
     entry, name_length = parse_local_header(raw, offset)

@@ -92,7 +92,10 @@ class Tensors:
                     raise too_large
                 arrays = {name: loaded[name] for name in self._inputs if name in loaded.files}
         except _DAMAGED as error:
-            raise ConfigError(f"not an .npz or .npy of plain arrays: {error}") from error
+            # numpy's own words advise to unpickle the file.
+            raise ConfigError(
+                "not an .npz or .npy of plain arrays", hint="write it with numpy.save or savez"
+            ) from error
         missing = [name for name in self._inputs if name not in arrays]
         if missing:
             raise ConfigError(
