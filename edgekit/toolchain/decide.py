@@ -19,6 +19,7 @@ from edgekit.toolchain.quantize.candidates import (
     is_convolutional,
     static_candidate,
 )
+from edgekit.toolchain.quantize.layers import find_layers
 from edgekit.toolchain.stages import Workbench
 from edgekit.toolchain.timing import HostTiming
 from edgekit.toolchain.verify import accuracy_measurements, size_measurement
@@ -260,12 +261,21 @@ def _named(kind: str, share: float) -> str:
 def _loudest(
     bench: Workbench, effects: Callable[[Workbench], dict[str, float]], share: float
 ) -> tuple[str, ...]:
-    """Return the layers that add most to the outputs' noise, the worst first."""
+    """Return the layers that stay float32, the first the best worth it.
+
+    What a layer adds to the outputs' noise counts against the root of its size: by noise alone a
+    few large layers fill the file, by noise for each weight small ones that hardly matter come
+    first.
+    """
     if not share:
         return ()  # nothing is ranked before a plan falls short
     found = effects(bench)
-    count = math.ceil(share * len(found))
-    return tuple(sorted(found, key=lambda name: (-found[name], name))[:count])
+    sizes = {x.name: x.parameters for x in find_layers(bench.static_base.proto)}
+
+    def worth(name: str) -> tuple[float, str]:
+        return -(10 ** (found[name] / 10)) / math.sqrt(sizes[name]), name
+
+    return tuple(sorted(found, key=worth)[: math.ceil(share * len(found))])
 
 
 def _accuracy(
