@@ -14,7 +14,8 @@ USABLE = "ok"
 ROUNDED = 1e-4  # agreements are written with five digits
 RULE = (
     "Of a tool's settings the one counts that agrees best with fp32 on the evaluation set, among "
-    "those that are not slower than fp32 if there are any; on a tie the faster one."
+    "those that are not slower than fp32 if there are any; on a tie the faster one, and the first "
+    "of those that are equally fast."
 )
 
 
@@ -36,8 +37,11 @@ def choose(variants: Sequence[Row]) -> Row:
     if not usable:
         # One that ran at all says more than one that did not.
         return max(variants, key=lambda row: row["agreement"] is not None)
-    fast = [row for row in usable if ratio(row) <= 1.0]
-    return max(fast or usable, key=lambda row: (agreement(row), -ratio(row)))
+    usable = [row for row in usable if ratio(row) <= 1.0] or usable
+    best = max(agreement(row) for row in usable)
+    equal = [row for row in usable if agreement(row) == best]
+    fastest = min(equal, key=ratio)
+    return next(row for row in equal if not slower(row, fastest))
 
 
 def agreement(row: Row) -> float:
@@ -177,7 +181,7 @@ def summary(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         by_tool[tool] = {
             "models": len(rows),
             "usable": sum(is_usable(row) for row in rows),
-            "meets_contract": sum(bool(row["meets_contract"]) for row in rows),
+            "meets_contract": sum(is_usable(r) and bool(r["meets_contract"]) for r in rows),
             "of_shipped": len(usable),
             "latency_geomean": geomean([ratio(row) for row in usable]),
             "size_geomean": geomean([row["size_ratio"] for row in usable]),

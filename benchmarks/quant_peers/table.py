@@ -69,6 +69,8 @@ def apart(verdict: Mapping[str, Any]) -> str:
     if not found:
         return ""
     low, high = found["interval"]
+    if low == high == 0:
+        return " (equal on every sample)"
     noise = "" if low > 0 or high < 0 else ", within noise"
     span = f"{found['value']:+.3f}, {low:+.3f}..{high:+.3f}{noise}"
     return f" (edgekit − {verdict['best_peer']}: {span})"
@@ -93,7 +95,7 @@ def totals(summary: Mapping[str, Any]) -> Iterator[str]:
         )
         yield (
             f"  {tool:<12}{mean:<48} usable int8: {row['usable']} of {row['models']}; "
-            f"meets the accuracy contract: {row['meets_contract']}"
+            f"within the accuracy contract: {row['meets_contract']}"
         )
     yield (
         f"edgekit is as good as or better than the most accurate peer in accuracy at no worse "

@@ -35,6 +35,8 @@ def test_of_the_variants_the_most_accurate_that_is_not_slower_counts(rows):
     fast, faster = row("ort", 0.95, 0.8, variant="b"), row("ort", 0.95, 0.7, variant="c")
     assert rows.choose([slow, fast, faster]) is faster
     assert rows.choose([slow, row("ort", status="failed")]) is slow
+    first, noise = row("ort", 0.95, 0.71), row("ort", 0.95, 0.7)
+    assert rows.choose([first, noise]) is first
 
 
 def test_a_variant_that_ran_stands_for_a_tool_before_one_that_did_not(rows):
