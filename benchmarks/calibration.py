@@ -27,6 +27,8 @@ from typing import Any
 from quant_peers.harness import cpu_s, peak_mib, status_mib
 from quant_peers.inputs import own_models, workbench
 
+from edgekit.runtime.host import host_kind
+
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("efficientnet-lite0", "yolo11n", "nudenet-320n")
 SAMPLES = (16, 64, 256)
@@ -53,7 +55,7 @@ def main() -> int:
     models = [measure(name, options.samples) for name in options.models]
     document = {
         "schema": "edgekit.bench.calibration/1",
-        "where": f"{os.cpu_count()} cores, measured here, one thread a calibrator",
+        "where": f"{host_kind()} host, {os.cpu_count()} cores, measured here, one thread each",
         "counted": "CPU seconds and peak resident memory from after the imports to the ranges",
         "versions": {
             name: importlib.metadata.version(name)
