@@ -13,6 +13,7 @@ from edgekit.runtime.session import open_session, runner
 from edgekit.toolchain.graph import Graph
 from edgekit.toolchain.plan import CALIBRATION_FEEDS
 from edgekit.toolchain.quantize.calibrate import TensorStats, collect, extremes
+from edgekit.toolchain.quantize.candidates import dynamic_layers
 from edgekit.toolchain.quantize.layers import Layer, find_layers
 from edgekit.toolchain.quantize.sensitivity import layer_sqnr_db
 from edgekit.toolchain.quantize.static import (
@@ -123,7 +124,7 @@ def dynamic_effects(bench: Workbench) -> dict[str, float]:
     """Return what each layer adds to the outputs when it alone is dynamic int8: dB, ≤ 0."""
     graph, scheme = bench.canonical.graph, bench.resolved.target.quantization
     ops = tuple(op for op in ("Gemm", "MatMul") if op in scheme.dynamic_ops)
-    layers = find_layers(graph.proto, ops)
+    layers = [layer for layer in dynamic_layers(graph) if layer.op in ops]
 
     def alone(layer: Layer) -> Graph:
         others = [other.name for other in layers if other.name != layer.name]

@@ -11,6 +11,7 @@ from edgekit.runtime.tasks import Prediction
 from edgekit.toolchain.calibration import dynamic_effects, static_effects
 from edgekit.toolchain.compare import OutputDifference
 from edgekit.toolchain.events import Event
+from edgekit.toolchain.graph import Graph
 from edgekit.toolchain.plan import make_plan
 from edgekit.toolchain.quantize.candidates import (
     Candidate,
@@ -101,7 +102,7 @@ def decide(bench: Workbench) -> Decision:
     fp32 = _judge_fp32(bench)
     decision = Decision(shipped=None, judged=[fp32.judged])
     locked = bench.plan.step("quantize").values().get("decision")
-    for candidate in _candidates(bench, decision):
+    for candidate in () if locked == "fp32" else _candidates(bench, decision):
         if locked is not None and candidate.name != locked:
             continue
         judged = _judge(bench, candidate, fp32)
@@ -182,7 +183,7 @@ def _judge(bench: Workbench, candidate: Candidate, fp32: _Reference) -> Judged:
 
 
 def _why_fp32(decision: Decision, locked: object) -> str:
-    if locked is not None:
+    if locked == "fp32":
         return "edgekit.lock holds an earlier timing that decided so"
     # The candidate that came closest is the one to name.
     tried = [j for j in decision.judged[1:] if j.reason]
@@ -236,7 +237,8 @@ def _makers(bench: Workbench) -> Iterator[tuple[str, Callable[[], Candidate | No
         for share in shares:
 
             def dynamic(share: float = share) -> Candidate | None:
-                return dynamic_candidate(graph, scheme, _loudest(bench, dynamic_effects, share))
+                kept = _loudest(bench, graph, dynamic_effects, share)
+                return dynamic_candidate(graph, scheme, kept)
 
             yield _named("dynamic int8", share), dynamic
         return
@@ -246,7 +248,7 @@ def _makers(bench: Workbench) -> Iterator[tuple[str, Callable[[], Candidate | No
 
         def static(share: float = share) -> Candidate:
             calibration = bench.calibration
-            kept = _loudest(bench, static_effects, share)
+            kept = _loudest(bench, base, static_effects, share)
             made = static_candidate(base, scheme, calibration.plan, calibration.layers, kept)
             return replace(made, precision=precision)
 
@@ -259,7 +261,10 @@ def _named(kind: str, share: float) -> str:
 
 
 def _loudest(
-    bench: Workbench, effects: Callable[[Workbench], dict[str, float]], share: float
+    bench: Workbench,
+    graph: Graph,
+    effects: Callable[[Workbench], dict[str, float]],
+    share: float,
 ) -> tuple[str, ...]:
     """Return the layers that stay float32, the first the best worth it.
 
@@ -270,7 +275,7 @@ def _loudest(
     if not share:
         return ()  # nothing is ranked before a plan falls short
     found = effects(bench)
-    sizes = {x.name: x.parameters for x in find_layers(bench.static_base.proto)}
+    sizes = {x.name: x.parameters for x in find_layers(graph.proto)}
 
     def worth(name: str) -> tuple[float, str]:
         return -(10 ** (found[name] / 10)) / math.sqrt(sizes[name]), name

@@ -25,15 +25,29 @@ PACKAGE = Path(edgekit.__file__).parent
 # QDQ with per-channel weights needs 13; everything since 17 has LayerNormalization as one operator.
 OPSET_MIN = 17
 CALIBRATION_FEEDS = 64
-# Shares of the layers that stay float32, least first: those that add most to the outputs' noise.
+# Shares of the layers that stay float32, least first: see decide._loudest.
 FLOAT_SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 # What each step's result rests on beside its parameters: these files' text is part of its key.
 STEP_CODE: Mapping[str, tuple[str, ...]] = {
     "export": ("toolchain/export*.py",),
     "canonicalise": ("toolchain/passes/*.py", "toolchain/graph.py"),
-    "calibrate": ("toolchain/quantize/*.py", "toolchain/calibration.py", "toolchain/verify.py"),
-    "quantize": ("toolchain/quantize/*.py", "toolchain/decide.py"),
+    "calibrate": (
+        "toolchain/quantize/*.py",
+        "toolchain/passes/*.py",
+        "toolchain/calibration.py",
+        "toolchain/compare.py",
+        "toolchain/samples.py",
+        "toolchain/verify.py",
+    ),
+    "quantize": (
+        "toolchain/quantize/*.py",
+        "toolchain/passes/*.py",
+        "toolchain/calibration.py",
+        "toolchain/compare.py",
+        "toolchain/decide.py",
+        "toolchain/timing.py",
+    ),
     "verify": ("runtime/*.py", "toolchain/verify.py", "toolchain/statistics.py"),
     "bundle": (
         "toolchain/assemble.py",

@@ -299,7 +299,15 @@ class Workbench:
     def timing(self, candidate: Graph) -> HostTiming:
         """Return paired latencies of fp32 and a candidate on this host."""
         fp32 = self.canonical.graph
-        key = digest_of([fp32.sha256, candidate.sha256, self.calibration_set.sha256, host_kind()])
+        key = digest_of(
+            [
+                fp32.sha256,
+                candidate.sha256,
+                self.calibration_set.sha256,
+                self.task_sha256,
+                self.code("quantize"),
+            ]
+        )
 
         def produce(out: Path) -> None:
             measured = time_pair(fp32, candidate, self.feeds[:SQNR_FEEDS])

@@ -16,6 +16,7 @@ from edgekit.wire.errors import BuildError
 
 # A plan whose weights stay float after all is not an int8 plan, and never ships as one.
 MIN_INT8_SHARE = 0.1
+_CHECK_FEEDS = 8
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Candidate:
         name: ``fp32``, ``static int8``, ``static int8, 3 layers fp32``, ``dynamic int8``, …
         precision: ``fp32``, ``int8 static``, ``int8 static+dynamic`` or ``int8 dynamic``.
         graph: The model.
-        kept_float: Names of the layers that stay float32, worst first.
+        kept_float: Names of the layers that stay float32, the first the best worth it.
         int8_share: Share of weights in 8 bits, 0..1.
     """
 
@@ -82,9 +83,16 @@ def dynamic_candidate(
     if not ops:
         return None
     made = write_dynamic(graph, scheme, ops, kept)
-    count = len(find_layers(graph.proto, ("Gemm", "MatMul")))
+    count = len(dynamic_layers(graph))
     suffix = f", {len(kept)} of {count} layers fp32" if kept else ""
     return Candidate(f"dynamic int8{suffix}", "int8 dynamic", made, tuple(kept), int8_share(made))
+
+
+def dynamic_layers(graph: Graph) -> list[Layer]:
+    """List the layers that a dynamic plan can take: products with one constant matrix."""
+    ranks = {i.name: len(i.dims) for i in graph.proto.graph.initializer}
+    layers = find_layers(graph.proto, ("Gemm", "MatMul"))
+    return [layer for layer in layers if ranks[layer.weight] == 2]  # noqa: PLR2004
 
 
 def recurrent_graph(graph: Graph, scheme: Quantization) -> Graph | None:
@@ -119,7 +127,8 @@ def check_candidate(candidate: Candidate, feeds: Sequence[Feeds]) -> None:
         onnx.checker.check_model(candidate.graph.proto)
     except onnx.checker.ValidationError as error:
         raise BuildError(f"it is not valid ONNX: {str(error).strip().splitlines()[0]}") from error
-    outputs = runner(open_session(candidate.graph.to_bytes()))(feeds[0])
-    for name, value in outputs.items():
-        if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
-            raise BuildError(f'its output "{name}" is NaN or infinite')
+    run = runner(open_session(candidate.graph.to_bytes()))
+    for feed in feeds[:_CHECK_FEEDS]:
+        for name, value in run(feed).items():
+            if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+                raise BuildError(f'its output "{name}" is NaN or infinite')

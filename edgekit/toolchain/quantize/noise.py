@@ -42,6 +42,8 @@ def noise_db(run: Run, wanted: Sequence[Mapping[str, Array]], feeds: Sequence[Fe
 def _noise(wanted: Array, found: Array) -> float:
     import numpy as np
 
+    if wanted.shape != found.shape or not np.isfinite(found).all():
+        return 1.0  # another number of boxes, or none at all: as far off as can be
     a, b = wanted.astype(np.float64), found.astype(np.float64)
     axis = channel_axis(a.shape)
     others = None if axis is None else tuple(i for i in range(a.ndim) if i != axis)

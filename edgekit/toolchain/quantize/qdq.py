@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.toolchain.graph import Graph
 from edgekit.toolchain.passes import CanonicalOptions, _edit, remove_dead
 from edgekit.toolchain.quantize import integers
-from edgekit.toolchain.quantize.steps import Affine, LayerSteps, Steps, shift_of
+from edgekit.toolchain.quantize.steps import Affine, LayerSteps, Steps
 from edgekit.toolchain.target import Quantization
 
 if TYPE_CHECKING:
@@ -150,18 +150,12 @@ class _Writer:
         self.nodes.append(onnx.helper.make_node(op, inputs, [result], label))
 
     def _is_relabelled(self, node: onnx.NodeProto) -> bool:
-        """Tell whether a node adds a whole number of steps; then its result has no other ones."""
-        shift = shift_of(node, self.constants)
-        if shift is None:
+        """Write an addition that is another zero point; say whether it is one."""
+        name = node.output[0]
+        if name not in self.plan.relabelled:
             return False
-        name = next(n for n in node.input if n not in self.constants)
-        before, after = self.plan.affines[name], self.plan.affines.get(node.output[0])
-        if after is None or before.scale != after.scale or node.output[0] in self.outputs:
-            return False
-        if after.zero_point == before.zero_point:
-            return False
-        self.steps[node.output[0]] = self.steps[name]
-        self._restore(node.output[0], after)
+        self.steps[name] = self.steps[next(n for n in node.input if n not in self.constants)]
+        self._restore(name, self.plan.affines[name])
         return True
 
     def _saturating_add(self, node: onnx.NodeProto) -> onnx.NodeProto:

@@ -7,7 +7,7 @@ and moves 8-bit values as they are.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from edgekit.toolchain.passes import _edit
@@ -61,9 +61,12 @@ def integer_between(
     grown: set[str] = set()
     readers = _edit.consumers(proto.graph)
     for node in proto.graph.node:
-        data = [name for name in data_inputs(node) if name not in scalars]
+        fixed = scalars if node.op_type in ("Add", "Mul") else ()
+        data = [name for name in data_inputs(node) if name not in fixed]
         comes_integer = bool(data) and all(name in integer for name in data)
-        light = comes_integer and node.op_type in ops and _is_exact(node)
+        light = (
+            comes_integer and node.op_type in ops and _is_exact(node) and not _seen(node, readers)
+        )
         if node.name in layers or light or (comes_integer and node.name in absorbed):
             integer.update(name for name in node.output if name)
         if light:
@@ -82,14 +85,22 @@ def _is_scalar(value: onnx.TensorProto) -> bool:
 
     import onnx
 
-    if value.data_type != onnx.TensorProto.FLOAT or math.prod(value.dims) != 1:
+    # One of higher rank than the tensor it meets raises that one's rank.
+    if value.data_type != onnx.TensorProto.FLOAT or list(value.dims) not in ([], [1]):
         return False
     number = float(onnx.numpy_helper.to_array(value).reshape(-1)[0])
     return math.isfinite(number) and number != 0
 
 
+def _seen(node: onnx.NodeProto, readers: Mapping[str, Sequence[onnx.NodeProto]]) -> bool:
+    """Tell whether a subgraph reads a result: it would see what is not rounded to steps yet."""
+    return any(name not in r.input for name in node.output for r in readers.get(name, ()))
+
+
 def _is_exact(node: onnx.NodeProto) -> bool:
     """Tell whether a move gives the steps that it is given: interpolation makes new ones."""
+    if node.op_type == "MaxPool" and len([name for name in node.output if name]) > 1:
+        return False  # indices are no steps
     if node.op_type != "Resize":
         return True
     return bool(_edit.attribute(node, "mode", b"nearest") == b"nearest")
@@ -106,7 +117,7 @@ def gates(proto: onnx.ModelProto) -> dict[str, Gate]:
     found: dict[str, Gate] = {}
     for name, nodes in readers.items():
         gate = next((n for n in nodes if n.op_type in kinds), None)
-        if gate is None or name in outputs:
+        if gate is None or name in outputs or not _is_usual(gate):
             continue
         alone, product = kinds[gate.op_type]
         others = [n for n in nodes if n is not gate]
@@ -118,3 +129,12 @@ def gates(proto: onnx.ModelProto) -> dict[str, Gate]:
         }:
             found[name] = product
     return found
+
+
+def _is_usual(gate: onnx.NodeProto) -> bool:
+    """Tell whether a gate is where the choice of ranges takes it to be."""
+    if gate.op_type == "Sigmoid":
+        return True
+    alpha = float(_edit.attribute(gate, "alpha", 0.2))
+    beta = float(_edit.attribute(gate, "beta", 0.5))
+    return 1 / 6 - 1e-3 <= alpha <= 0.2 + 1e-3 and abs(beta - 0.5) < 1e-3  # noqa: PLR2004

@@ -89,6 +89,7 @@ def choose_plan(
     fed = set(graph.input_names)
     noise: dict[Way, float] = {}
     ranges: dict[RangeRule, Ranges] = {}
+    failure: BuildError | None = None
     for rule in RangeRule:
         ranges[rule] = {
             # An input's values are the caller's: a picture's 256 are exact as they are.
@@ -98,8 +99,15 @@ def choose_plan(
             for name, s in stats.items()
         }
         for between in (False, True):
-            made = quantized(graph, scheme, ranges[rule], layers, between=between)
-            noise[rule, between] = noise_db(runner(open_session(made.to_bytes())), wanted, few)
+            try:
+                made = quantized(graph, scheme, ranges[rule], layers, between=between)
+                run = runner(open_session(made.to_bytes()))
+                noise[rule, between] = noise_db(run, wanted, few)
+            except BuildError as error:
+                # What the runtime lacks for one way it may have for the other.
+                failure = error
+    if failure is not None and not noise:
+        raise failure
     least = min(noise.values())
     best = min(
         noise, key=lambda way: (not (way[1] and noise[way] <= least + BETWEEN_DB), noise[way])

@@ -66,16 +66,18 @@ class LayerSteps:
 
 @dataclass(frozen=True)
 class Steps:
-    """All that a writer needs.
+    """The steps of a graph.
 
     Attributes:
         affines: By tensor that passes through 8 bits.
         made_integer: The tensors of them that an integer node makes.
+        relabelled: The results of added numbers that are other zero points and nothing else.
         layers: By layer's name.
     """
 
     affines: Mapping[str, Affine]
     made_integer: frozenset[str]
+    relabelled: frozenset[str]
     layers: Mapping[str, LayerSteps]
 
 
@@ -118,6 +120,7 @@ class _Planner:
         self.readers = _edit.consumers(self.graph)
         self.uses = _edit.uses(self.graph)
         self.affines: dict[str, Affine] = {}
+        self.relabelled: set[str] = set()
         self.made: dict[str, onnx.NodeProto] = {}  # by tensor, the integer node that makes it
 
     def plan(self) -> Steps:
@@ -130,7 +133,7 @@ class _Planner:
             for node in self.graph.node
             if node.name in self.layers
         }
-        return Steps(self.affines, frozenset(self.made), layers)
+        return Steps(self.affines, frozenset(self.made), frozenset(self.relabelled), layers)
 
     def _quantized(self) -> set[str]:
         """Return what integer nodes read and make."""
@@ -155,7 +158,7 @@ class _Planner:
         return name if follower is None else follower.output[0]
 
     def _per_tensor(self, name: str) -> Affine:
-        low, high = self.ranges.get(name, (0.0, 1.0))
+        low, high = self.ranges[name]
         return self._affine(min(low, 0.0), max(high, 0.0))
 
     def _affine(self, low: float, high: float) -> Affine:
@@ -176,17 +179,15 @@ class _Planner:
                 self.affines[ends[0]] = self._affine(0.0, 1.0)
             elif node.op_type == "Add":
                 self._shift(node, ends[0])
-        for node in self.graph.node:
+        for node in reversed(self.graph.node):  # the outer of two before the inner
             if node.op_type == "Concat" and node.name in self.integer:
                 # What only this node reads is made in its steps: joined as it is, rounded once.
+                joined = self.affines[self._end(node.output[0])]
                 for name in node.input:
                     maker = self.made.get(name)
                     own = maker is not None and maker.op_type not in {*MOVES, "HardSigmoid"}
-                    if own and self.uses[name] == 1 and not self._is_shift(maker):
-                        self.affines[name] = self.affines[node.output[0]]
-
-    def _is_shift(self, node: onnx.NodeProto | None) -> bool:
-        return node is not None and shift_of(node, self.constants) is not None
+                    if own and self.uses[name] == 1 and name not in self.relabelled:
+                        self.affines[name] = joined
 
     def _shift(self, node: onnx.NodeProto, end: str) -> None:
         """Give both sides of an added number the same steps, a whole number of them apart.
@@ -199,11 +200,13 @@ class _Planner:
         maker = self.made.get(name)
         if shift is None or maker is None or end != node.output[0] or self.uses[name] != 1:
             return
-        if maker.op_type in {*MOVES, "HardSigmoid"} or self._is_shift(maker):
+        if end in self.outputs:
+            return
+        if maker.op_type in {*MOVES, "HardSigmoid"} or name in self.relabelled:
             return
         if any(end not in reader.input for reader in self.readers.get(end, [])):
             return  # a subgraph reads it under this name
-        low, high = self.ranges.get(name, (0.0, 1.0))
+        low, high = self.ranges[name]
         # Both sides need a step for their own zero.
         low, high = min(low, 0.0, -shift), max(high, 0.0, -shift)
         apart = int(abs(shift) / ((high - low) / 255))
@@ -217,6 +220,7 @@ class _Planner:
             return
         self.affines[name] = Affine(scale, zero_point)
         self.affines[end] = Affine(scale, shifted)
+        self.relabelled.add(end)
 
     # Weights
 
@@ -240,4 +244,5 @@ def shift_of(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) ->
     if len(fixed) != 1:
         return None
     values = _edit.to_array(constants[fixed[0]]).reshape(-1)
-    return float(values[0]) if values.size == 1 else None
+    # A number of higher rank than the tensor raises its rank: that is more than an addition.
+    return float(values[0]) if values.size == 1 and len(constants[fixed[0]].dims) <= 1 else None

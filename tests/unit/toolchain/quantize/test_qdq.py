@@ -235,3 +235,91 @@ def test_a_gate_that_lets_nothing_through_needs_no_steps_there():
     assert choose_range(stats, RangeRule.MIN_MAX, Gate.HARD_SWISH)[1] == stats.high
     assert choose_range(stats, RangeRule.MIN_MAX)[0] == stats.low
     assert high > 20
+
+
+@pytest.mark.parametrize(
+    ("alpha", "beta"), [(1 / 6, 0.5), (0.2, 0.5), (0.02, 0.5), (-0.2, 0.5), (0.2, 1.5), (0.3, -0.1)]
+)
+def test_a_hard_sigmoid_of_any_slope_is_a_saturating_sum(feeds, alpha, beta):
+    gate = helper.make_node("HardSigmoid", ["a"], ["g"], "gate", alpha=alpha, beta=beta)
+    graph = graph_of([HARD_SWISH[0], gate, *HARD_SWISH[2:]])
+    made = written(graph, feeds)
+    assert ops(made)["HardSigmoid"] == 0
+    assert noise(graph, made, feeds) < -28
+
+
+def test_a_relu_behind_a_concat_is_part_of_its_range(feeds):
+    graph = graph_of(
+        [
+            conv(1, "x", "a"),
+            conv(2, "x", "b"),
+            helper.make_node("Concat", ["a", "b"], ["c"], "joined", axis=2),
+            helper.make_node("Relu", ["c"], ["r"], "relu"),
+            conv(3, "r", "y"),
+        ]
+    )
+    assert noise(graph, written(graph, feeds), feeds) < -30
+
+
+def test_the_inner_of_two_concats_is_made_in_the_outer_ones_steps(feeds):
+    graph = graph_of(
+        [
+            conv(1, "x", "a"),
+            conv(2, "x", "b"),
+            conv(3, "x", "c"),
+            helper.make_node("Concat", ["a", "b"], ["i"], "inner", axis=2),
+            helper.make_node("Concat", ["i", "c"], ["o"], "outer", axis=2),
+            conv(4, "o", "y"),
+        ]
+    )
+    made = written(graph, feeds)
+    constants = {i.name: numpy_helper.to_array(i) for i in made.proto.graph.initializer}
+    assert len({float(constants[f"{n}__quantize__scale"]) for n in "abcio"}) == 1
+
+
+def test_an_add_behind_a_move_is_no_other_zero_point(feeds):
+    graph = graph_of(
+        [
+            conv(1, "x", "a"),
+            helper.make_node("MaxPool", ["a"], ["p"], "pool", kernel_shape=[2, 2]),
+            helper.make_node("Add", ["p", "shift"], ["s"], "shifted"),
+            conv(2, "s", "y"),
+        ],
+        shift=-0.337,
+    )
+    made = written(graph, feeds)
+    assert ops(made)["Add"] == 1
+    assert noise(graph, made, feeds) < -28
+
+
+def test_what_a_subgraph_reads_is_not_left_unrounded(feeds):
+    then = helper.make_graph(
+        [helper.make_node("Identity", ["g"], ["t"])],
+        "then",
+        [],
+        [helper.make_tensor_value_info("t", TensorProto.FLOAT, [None] * 4)],
+    )
+    other = helper.make_graph(
+        [helper.make_node("Neg", ["g"], ["e"])],
+        "else",
+        [],
+        [helper.make_tensor_value_info("e", TensorProto.FLOAT, [None] * 4)],
+    )
+    nodes = [
+        *HARD_SWISH,
+        helper.make_node("ReduceSum", ["x"], ["sum"], "sum", keepdims=0),
+        helper.make_node("Less", ["sum", "zero"], ["negative"], "less"),
+        helper.make_node("If", ["negative"], ["z"], "if", then_branch=then, else_branch=other),
+    ]
+    proto = graph_of(nodes, zero=0.0).copy()
+    proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [None] * 4))
+    graph = Graph.of(proto)
+    assert noise(graph, written(graph, feeds), feeds) < -28
+
+
+def test_a_number_of_boxes_that_differs_or_is_nan_is_all_noise(feeds):
+    wanted = [{"y": np.ones((2, 4), np.float32), "z": np.ones(3, np.float32)}]
+    good = {"y": np.ones((2, 4), np.float32), "z": np.ones(3, np.float32)}
+    assert noise_db(lambda _: good, wanted, [{}]) == -100
+    assert noise_db(lambda _: {**good, "z": np.full(3, np.nan, np.float32)}, wanted, [{}]) == 0
+    assert noise_db(lambda _: {**good, "y": np.ones((3, 4), np.float32)}, wanted, [{}]) == 0
