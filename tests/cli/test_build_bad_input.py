@@ -97,7 +97,7 @@ def test_options_are_usage_errors(edgekit, own):
         (("serial = 1", 'serial = "one"'), "serial", 4),
         (("serial = 1", "serial = 1\nserail = 2"), "serail", 5),
         (
-            ("top1_agreement = { min = 0.95 }", "top1_agreement = { }"),
+            ("top1_agreement = { min = 0.97 }", "top1_agreement = { }"),
             "needs either min or max",
             50,
         ),
