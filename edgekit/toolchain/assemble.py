@@ -49,7 +49,7 @@ _INTEGER_OPS = frozenset(
 # Static int8 is integer arithmetic, equal on every CPU that does not saturate.
 EXACT = Tolerance(exact=True, absolute=0.0, cosine_min=1.0, agreement_min=1.0)
 # Golden samples are chosen among this many.
-_GOLDEN_CANDIDATES = 32
+_GOLDEN_CANDIDATES = 24
 
 
 def produce_bundle(out: Path, bench: Workbench, decision: Decision, key: PrivateKey) -> None:
