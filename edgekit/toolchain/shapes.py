@@ -44,6 +44,10 @@ _ELEMENTWISE = {
 }
 
 
+# Those of them with one input.
+_UNARY = {"FastGelu", "Gelu", "QuickGelu"}
+
+
 @dataclass(frozen=True)
 class Tensors:
     """What is known of the tensors of a graph and of its subgraphs.
@@ -133,6 +137,7 @@ def infer_tensors(proto: onnx.ModelProto, dims: Mapping[str, int] | None = None)
 
     model = onnx.ModelProto()
     model.CopyFrom(proto)
+    _stand_in(model.graph)
     dynamic, assumed = _fix_inputs(model.graph, dims or {})
     for value in [*model.graph.value_info, *model.graph.output]:
         _fix_value(value, dynamic)
@@ -152,6 +157,17 @@ def infer_tensors(proto: onnx.ModelProto, dims: Mapping[str, int] | None = None)
         if not any(filled):
             break
     return Tensors(shapes, types, frozenset(constants), dynamic, frozenset(assumed), taken)
+
+
+def _stand_in(graph: onnx.GraphProto) -> None:
+    """Give onnxruntime's unary operators a name that onnx knows; this graph is never run.
+
+    A detector has dozens of them in a row, and each would cost a round of inference.
+    """
+    for node in graph.node:
+        if node.op_type in _UNARY and node.domain and len(node.input) == 1:
+            node.op_type, node.domain = "Identity", ""
+            del node.attribute[:]
 
 
 def _infer(model: onnx.ModelProto) -> onnx.ModelProto:

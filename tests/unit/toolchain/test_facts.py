@@ -15,6 +15,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from edgekit.toolchain.facts import graph_facts
 from edgekit.toolchain.graph import Graph
 from edgekit.toolchain.placement import Place
+from edgekit.toolchain.shapes import infer_tensors
 from edgekit.wire.errors import BuildError
 
 node = helper.make_node
@@ -325,3 +326,20 @@ def test_no_malformed_graph_breaks_the_facts(parts):
         facts = graph_facts(graph)
         assert len(facts.nodes) == len(nodes)
         assert facts.macs >= facts.int8_macs >= 0
+
+
+def test_shapes_are_known_behind_dozens_of_gates_that_onnx_does_not_know():
+    count = 60
+    nodes = [
+        helper.make_node("QuickGelu", [f"t{i}"], [f"t{i + 1}"], f"g{i}", domain="com.microsoft")
+        for i in range(count)
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("t0", TensorProto.FLOAT, [1, 3, 8])],
+        [helper.make_tensor_value_info(f"t{count}", TensorProto.FLOAT, None)],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    tensors = infer_tensors(helper.make_model(graph, opset_imports=opsets))
+    assert tensors.shapes[f"t{count}"] == (1, 3, 8)
