@@ -15,7 +15,13 @@ from typing import Any
 from edgekit.runtime.host import host_kind
 from edgekit.toolchain.assemble import produce_bundle
 from edgekit.toolchain.cache import Cache
-from edgekit.toolchain.decide import Decision, decide, describe_limit, describe_shortfall
+from edgekit.toolchain.decide import (
+    Decision,
+    TimeLimit,
+    decide,
+    describe_limit,
+    describe_shortfall,
+)
 from edgekit.toolchain.events import Event, OnEvent
 from edgekit.toolchain.located import Value
 from edgekit.toolchain.lock import LOCK_NAME, LockEntry, locked_decision
@@ -84,9 +90,16 @@ class Job:
 
 def planned(job: Job) -> Plan:
     """Return the job's plan, with what the lock decided."""
-    free = make_plan(job.recipe, job.resolved)
-    decision = locked_decision(job.lock, job.name, free.intent_sha256)
-    return free if decision is None else make_plan(job.recipe, job.resolved, decision)
+    return locked_plan(job.recipe, job.resolved, job.settings.value("search"), job.lock)
+
+
+def locked_plan(
+    recipe: Recipe, resolved: Resolved, search: Value, lock: Mapping[str, LockEntry]
+) -> Plan:
+    """Return a recipe's plan, with what the lock decided."""
+    free = make_plan(recipe, resolved, search=search)
+    decision = locked_decision(lock, f"{recipe.name}/{resolved.target.name}", free.intent_sha256)
+    return free if decision is None else make_plan(recipe, resolved, decision, search)
 
 
 def up_to_date(job: Job, plan: Plan) -> Outcome | None:
@@ -119,13 +132,15 @@ def build_one(job: Job, on_event: OnEvent) -> Outcome:
     plan = planned(job)
     cache = Cache(job.settings.cache_dir)
     bench = Workbench(job.recipe, job.resolved, plan, cache, on_event, job.settings.offline)
-    decision = decide(bench)
+    limit = TimeLimit.of(job.settings.max_minutes, time.monotonic)
+    decision = decide(bench, limit)
     if decision.shipped is None:
         raise _gate_error(decision)
     entry = _lock_entry(decision, plan.intent_sha256)
     if entry is not None:
         # From here on the decision is an input, as it is for whoever rebuilds.
-        plan = make_plan(job.recipe, job.resolved, Value(entry.ships, LOCK_NAME))
+        shipped = Value(entry.ships, LOCK_NAME)
+        plan = make_plan(job.recipe, job.resolved, shipped, job.settings.value("search"))
         bench = bench.with_plan(plan)
     folder, _ = cache.stage(
         "bundle",
@@ -181,11 +196,18 @@ def _bundle_key(plan_sha256: str, key_id: str) -> str:
 
 
 def _lock_entry(decision: Decision, intent_sha256: str) -> LockEntry | None:
+    """Return what a rebuild must repeat: what rested on a timing, or on a limit of time."""
     timed = [judged for judged in decision.judged if judged.timing is not None]
-    if not timed:
+    if not timed and not decision.stopped:
         return None
-    ratio = round(timed[-1].latency_ratio, 3)
-    return LockEntry(intent_sha256, decision.winner.candidate.name, ratio, host_kind())
+    shown = decision.winner if decision.winner.timing or not timed else timed[-1]
+    return LockEntry(
+        intent_sha256,
+        decision.winner.candidate.name,
+        round(shown.latency_ratio, 3),
+        host_kind(),
+        "a time limit" if decision.stopped else "a timing",
+    )
 
 
 def _gate_error(decision: Decision) -> GateError:

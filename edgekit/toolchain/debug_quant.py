@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 from edgekit.runtime.pipeline import MODEL_MEMBER
 from edgekit.toolchain.api import find_recipe
-from edgekit.toolchain.build import kept_build
+from edgekit.toolchain.build import kept_build, locked_plan
 from edgekit.toolchain.cache import Cache
 from edgekit.toolchain.decide import decide
 from edgekit.toolchain.events import OnEvent, ignore
 from edgekit.toolchain.graph import Graph
-from edgekit.toolchain.lock import locked_decision, read_lock
-from edgekit.toolchain.plan import Plan, make_plan
+from edgekit.toolchain.lock import read_lock
+from edgekit.toolchain.plan import Plan
 from edgekit.toolchain.project import folders
 from edgekit.toolchain.quantize.layers import find_layers
 from edgekit.toolchain.recipe import Recipe
@@ -98,7 +98,7 @@ def debug_quant(
     facts = None if rebuild else _from_report(bundle, cache)
     if facts is None:
         recipe, resolved = _named(bundle.manifest, project, rebuild=rebuild)
-        plan = _plan(recipe, resolved, project)
+        plan = locked_plan(recipe, resolved, loaded.value("search"), read_lock(project))
         bench = Workbench(recipe, resolved, plan, cache, on_event, loaded.offline)
         facts = _from_recipe(bundle, bench, plan)
     return {**_document(bundle, facts), "recipe": _recipe_file(bundle.manifest, project)}
@@ -240,13 +240,6 @@ def _named(manifest: Manifest, project: Path, *, rebuild: bool) -> tuple[Recipe,
             hint=hint,
             where=error.where or manifest.model,
         ) from error
-
-
-def _plan(recipe: Recipe, resolved: Resolved, project: Path) -> Plan:
-    free = make_plan(recipe, resolved)
-    name = f"{recipe.name}/{resolved.target.name}"
-    decision = locked_decision(read_lock(project), name, free.intent_sha256)
-    return free if decision is None else make_plan(recipe, resolved, decision)
 
 
 def _document(bundle: Bundle, facts: Facts) -> dict[str, Any]:

@@ -1,35 +1,27 @@
-"""Which graph ships: the fastest candidate that meets the contract, else float32, else none."""
+"""Which graph ships: the fastest candidate that meets the contract, else fp32, else none."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from edgekit.runtime.host import host_kind
 from edgekit.runtime.tasks import Prediction
-from edgekit.toolchain.calibration import dynamic_effects, static_effects
 from edgekit.toolchain.compare import OutputDifference
 from edgekit.toolchain.events import Event
-from edgekit.toolchain.graph import Graph
 from edgekit.toolchain.plan import make_plan
-from edgekit.toolchain.quantize.candidates import (
-    Candidate,
-    check_candidate,
-    dynamic_candidate,
-    is_convolutional,
-    static_candidate,
-)
-from edgekit.toolchain.quantize.layers import find_layers
+from edgekit.toolchain.proposals import candidates
+from edgekit.toolchain.quantize.candidates import FP16_WEIGHTS, INT8_WEIGHTS, Candidate
 from edgekit.toolchain.stages import Workbench
 from edgekit.toolchain.timing import HostTiming
 from edgekit.toolchain.verify import accuracy_measurements, size_measurement
-from edgekit.wire.errors import BuildError
 from edgekit.wire.measurement import Measurement, Requirement, Verdict, judge
 
 # An int8 model that is slower than this against fp32 is not worth its loss.
 MAX_MEASURED_RATIO = 1.0
 MAX_PREDICTED_RATIO = 1.0
+# What onnxruntime runs is the float32 graph: a pair of timings differs by its own noise.
+MAX_WEIGHTS_RATIO = 1.05
 
 
 @dataclass(frozen=True)
@@ -71,12 +63,14 @@ class Decision:
         judged: Everything that was tried, fp32 first.
         refused: Plans that gave no usable graph, by name, with the reason.
         reason: Why the winner ships, for people.
+        stopped: What ended the search before all was tried; empty if nothing did.
     """
 
     shipped: Judged | None
     judged: list[Judged] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     reason: str = ""
+    stopped: str = ""
 
     @property
     def winner(self) -> Judged:
@@ -90,36 +84,90 @@ class Decision:
         return self.shipped
 
 
-def decide(bench: Workbench) -> Decision:
-    """Try candidates, fastest plan first, until one meets the contract.
+@dataclass(frozen=True)
+class TimeLimit:
+    """When a search ends with what it has found.
+
+    Attributes:
+        minutes: How long it may go on; None for as long as it takes.
+        clock: Seconds since any moment.
+        started: What the clock said at the start.
+    """
+
+    minutes: float | None
+    clock: Callable[[], float]
+    started: float
+
+    @classmethod
+    def of(cls, minutes: float | None, clock: Callable[[], float]) -> TimeLimit:
+        """Start a limit now."""
+        return cls(minutes, clock, clock())
+
+    @property
+    def is_over(self) -> bool:
+        """True once the time is up."""
+        return self.minutes is not None and self.clock() - self.started >= 60 * self.minutes
+
+
+NO_LIMIT = TimeLimit(None, lambda: 0.0, 0.0)
+
+
+def decide(bench: Workbench, limit: TimeLimit = NO_LIMIT) -> Decision:
+    """Search for the fastest candidate that meets the contract.
+
+    A quick search takes the plans as they come, the most int8 first, and stops at the first that
+    meets the contract. A full one tries all, and takes the fastest; of equally fast ones the
+    smallest. There is no chance in either.
 
     Args:
         bench: The model on its target.
+        limit: When to stop; what was found until then counts.
 
     Returns:
         The decision; ``shipped`` is None where neither an int8 plan nor fp32 meets the contract.
     """
     fp32 = _judge_fp32(bench)
     decision = Decision(shipped=None, judged=[fp32.judged])
-    locked = bench.plan.step("quantize").values().get("decision")
-    for candidate in () if locked == "fp32" else _candidates(bench, decision):
-        if locked is not None and candidate.name != locked:
-            continue
+    values = bench.plan.step("quantize").values()
+    locked = values.get("decision")
+    for candidate in () if locked == "fp32" else candidates(bench, decision.refused, locked):
         judged = _judge(bench, candidate, fp32)
         if locked is not None and judged.meets_contract:
-            # A timing decided this before; it is repeated, not taken again.
+            # What was decided before is repeated, not decided again.
             judged = replace(judged, reason="")
         decision.judged.append(judged)
-        if not judged.reason:
-            decision.shipped = judged
-            decision.reason = _why(judged)
-            return decision
+        if not judged.reason and (values["search"] == "quick" or locked is not None):
+            break
+        if limit.is_over:
+            decision.stopped = f"the search ended after its {limit.minutes:g} min"
+            break
     if locked not in (None, "fp32") and not decision.judged[1:]:
         # This edgekit makes no candidate of that name any more: decide anew.
-        return decide(bench.with_plan(make_plan(bench.recipe, bench.resolved)))
-    if fp32.judged.meets_contract:
-        decision.shipped = replace(fp32.judged, reason="")
+        search = bench.plan.step("quantize").params["search"]
+        anew = make_plan(bench.recipe, bench.resolved, search=search)
+        return decide(bench.with_plan(anew), limit)
+    return _choose(decision, locked)
+
+
+def _choose(decision: Decision, locked: object) -> Decision:
+    """Let the fastest of what meets the contract ship, else fp32, else nothing."""
+    fp32, *tried = decision.judged
+    good = [judged for judged in tried if not judged.reason]
+    if good:
+        shipped = min(good, key=lambda j: (round(j.latency_ratio, 2), j.candidate.graph.size_bytes))
+        decision.shipped, decision.reason = shipped, _why(shipped)
+        name = shipped.candidate.name
+        decision.judged = [
+            replace(j, reason=f"{name} is faster, or as fast and smaller")
+            if j in good and j is not shipped
+            else j
+            for j in decision.judged
+        ]
+    elif fp32.meets_contract:
+        decision.shipped = replace(fp32, reason="")
         decision.reason = f"fp32 is kept: {_why_fp32(decision, locked)}"
+    if decision.stopped:
+        decision.reason += f"; {decision.stopped}"
     return decision
 
 
@@ -167,6 +215,8 @@ def _judge(bench: Workbench, candidate: Candidate, fp32: _Reference) -> Judged:
         timing = bench.timing(candidate.graph)
         ratio, kind = timing.ratio, "measured"
     limit = MAX_MEASURED_RATIO if kind == "measured" else MAX_PREDICTED_RATIO
+    if candidate.precision in (INT8_WEIGHTS, FP16_WEIGHTS):
+        limit = MAX_WEIGHTS_RATIO
     if not reason and ratio > limit:
         reason = f"it takes {ratio:.2f} x the time of fp32 ({kind})"
     bench.on_event(
@@ -184,7 +234,7 @@ def _judge(bench: Workbench, candidate: Candidate, fp32: _Reference) -> Judged:
 
 def _why_fp32(decision: Decision, locked: object) -> str:
     if locked == "fp32":
-        return "edgekit.lock holds an earlier timing that decided so"
+        return "edgekit.lock holds an earlier decision"
     # The candidate that came closest is the one to name.
     tried = [j for j in decision.judged[1:] if j.reason]
     if tried:
@@ -204,83 +254,6 @@ def decides_by_timing(bench: Workbench) -> bool:
     """Tell whether this host is the target's kind and no earlier decision is locked."""
     locked = bench.plan.step("quantize").values().get("decision")
     return bench.resolved.target.family == host_kind() and locked is None
-
-
-def _candidates(bench: Workbench, decision: Decision) -> Iterator[Candidate]:
-    """Yield int8 candidates that load, run and are really quantized; the most int8 first."""
-    graph = bench.canonical.graph
-    feeds = bench.feeds  # data that cannot stand for anything fails the build, not a candidate
-    seen: set[str] = set()
-    for name, make in _makers(bench):
-        try:
-            candidate = make()
-            if candidate is None:
-                continue
-            check_candidate(candidate, feeds)
-        except BuildError as error:
-            decision.refused[name] = f"{name}: {error.message}"
-            continue
-        if candidate.name in seen:
-            # Two shares of few layers may come to the same number of them.
-            continue
-        seen.add(candidate.name)
-        if candidate.graph.size_bytes >= graph.size_bytes:
-            decision.refused[name] = f"{name}: the file would not be smaller"
-            continue
-        yield candidate
-
-
-def _makers(bench: Workbench) -> Iterator[tuple[str, Callable[[], Candidate | None]]]:
-    graph, scheme = bench.canonical.graph, bench.resolved.target.quantization
-    shares = bench.plan.step("quantize").values()["float_shares"]
-    if not is_convolutional(graph):
-        for share in shares:
-
-            def dynamic(share: float = share) -> Candidate | None:
-                kept = _loudest(bench, graph, dynamic_effects, share)
-                return dynamic_candidate(graph, scheme, kept)
-
-            yield _named("dynamic int8", share), dynamic
-        return
-    base = bench.static_base
-    precision = "int8 static" if base.sha256 == graph.sha256 else "int8 static+dynamic"
-    for share in shares:
-
-        def static(share: float = share) -> Candidate:
-            calibration = bench.calibration
-            kept = _loudest(bench, base, static_effects, share)
-            made = static_candidate(base, scheme, calibration.plan, calibration.layers, kept)
-            return replace(made, precision=precision)
-
-        yield _named("static int8", share), static
-    yield "dynamic int8", lambda: dynamic_candidate(graph, scheme)
-
-
-def _named(kind: str, share: float) -> str:
-    return f"{kind}, {share:.0%} of the layers fp32" if share else kind
-
-
-def _loudest(
-    bench: Workbench,
-    graph: Graph,
-    effects: Callable[[Workbench], dict[str, float]],
-    share: float,
-) -> tuple[str, ...]:
-    """Return the layers that stay float32, the first the best worth it.
-
-    What a layer adds to the outputs' noise counts against the root of its size: by noise alone a
-    few large layers fill the file, by noise for each weight small ones that hardly matter come
-    first.
-    """
-    if not share:
-        return ()  # nothing is ranked before a plan falls short
-    found = effects(bench)
-    sizes = {x.name: x.parameters for x in find_layers(graph.proto)}
-
-    def worth(name: str) -> tuple[float, str]:
-        return -(10 ** (found[name] / 10)) / math.sqrt(sizes[name]), name
-
-    return tuple(sorted(found, key=worth)[: math.ceil(share * len(found))])
 
 
 def _accuracy(

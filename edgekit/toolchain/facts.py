@@ -60,6 +60,7 @@ class GraphFacts:
         int8_macs: Those among them that run as int8.
         parameters: Elements of all weights.
         param_bytes: Bytes of all weights, as stored.
+        resident_bytes: Bytes of the weights as the runtime keeps them: what it folds is unfolded.
         peak_activation_bytes: Most bytes of activations that live at once.
         dynamic: Dynamic dimensions and the size taken for each.
         assumed: Those among them whose size nobody gave.
@@ -72,6 +73,7 @@ class GraphFacts:
     int8_macs: int
     parameters: int
     param_bytes: int
+    resident_bytes: int
     peak_activation_bytes: int
     dynamic: Mapping[str, int]
     assumed: frozenset[str]
@@ -100,10 +102,12 @@ def graph_facts(graph: Graph, dims: Mapping[str, int] | None = None) -> GraphFac
     places = place(flat)
     rows = []
     flows = []
+    kept: dict[str, int] = {}
     for (name, node), where in zip(flat.nodes, places, strict=True):
         reads = _reads(node.input, flat, places) if where is not Place.FREE else []
         writes = _writes(node.output, flat, places) if where is not Place.FREE else []
         params = [i for i in node.input if i in flat.constants] if where is not Place.FREE else []
+        kept.update((p, _stored_bytes(p, where, flat, tensors)) for p in params)
         flows.append((reads, writes))
         rows.append(
             NodeFacts(
@@ -129,6 +133,7 @@ def graph_facts(graph: Graph, dims: Mapping[str, int] | None = None) -> GraphFac
         int8_macs=sum(row.macs or 0 for row in rows if row.place is Place.INT8),
         parameters=parameters,
         param_bytes=param_bytes,
+        resident_bytes=sum(kept.values()),
         peak_activation_bytes=_peak_bytes(flows, flat, tensors),
         dynamic=tensors.dynamic,
         assumed=tensors.assumed,

@@ -1,4 +1,4 @@
-"""``edgekit.lock``: what a timing decided, so that a rebuild repeats it byte for byte."""
+"""``edgekit.lock``: what a timing or a time limit decided, so that a rebuild repeats the bytes."""
 
 from __future__ import annotations
 
@@ -21,19 +21,21 @@ MAX_LOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class LockEntry:
-    """One decision that rested on a timing.
+    """One decision that another run might take otherwise.
 
     Attributes:
         intent_sha256: What was asked for when it was taken; another wish decides anew.
         ships: Name of the candidate.
-        latency_ratio: What was measured: its time over fp32's.
-        host: Kind of CPU that measured.
+        latency_ratio: Its time over fp32's, as measured, or as predicted where nothing was timed.
+        host: Kind of CPU that decided.
+        rests_on: ``a timing`` or ``a time limit``.
     """
 
     intent_sha256: str
     ships: str
     latency_ratio: float
     host: str
+    rests_on: str = "a timing"
 
 
 def read_lock(project: Path) -> dict[str, LockEntry]:
@@ -53,7 +55,11 @@ def read_lock(project: Path) -> dict[str, LockEntry]:
             raise ConfigError(f"not {SCHEMA}", where=str(path))
         return {
             name: LockEntry(
-                str(e["intent_sha256"]), str(e["ships"]), float(e["latency_ratio"]), str(e["host"])
+                str(e["intent_sha256"]),
+                str(e["ships"]),
+                float(e["latency_ratio"]),
+                str(e["host"]),
+                str(e.get("rests_on", "a timing")),
             )
             for name, e in document["decisions"].items()
         }

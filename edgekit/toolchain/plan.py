@@ -25,8 +25,30 @@ PACKAGE = Path(edgekit.__file__).parent
 # QDQ with per-channel weights needs 13; everything since 17 has LayerNormalization as one operator.
 OPSET_MIN = 17
 CALIBRATION_FEEDS = 64
-# Shares of the layers that stay float32, least first: see decide._loudest.
-FLOAT_SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
+# Shares of the layers that stay float32, least first: see proposals._loudest.
+FLOAT_SHARES = {
+    "quick": (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
+    "full": (
+        0.0,
+        0.02,
+        0.04,
+        0.06,
+        0.08,
+        0.1,
+        0.15,
+        0.2,
+        0.25,
+        0.3,
+        0.35,
+        0.4,
+        0.45,
+        0.5,
+        0.6,
+        0.7,
+    ),
+}
+
+QUICK = Value("quick", "default")
 
 # What each step's result rests on beside its parameters: these files' text is part of its key.
 STEP_CODE: Mapping[str, tuple[str, ...]] = {
@@ -46,6 +68,7 @@ STEP_CODE: Mapping[str, tuple[str, ...]] = {
         "toolchain/calibration.py",
         "toolchain/compare.py",
         "toolchain/decide.py",
+        "toolchain/proposals.py",
         "toolchain/timing.py",
     ),
     "verify": ("runtime/*.py", "toolchain/verify.py", "toolchain/statistics.py"),
@@ -141,13 +164,19 @@ class Plan:
         }
 
 
-def make_plan(recipe: Recipe, resolved: Resolved, decision: Value | None = None) -> Plan:
+def make_plan(
+    recipe: Recipe,
+    resolved: Resolved,
+    decision: Value | None = None,
+    search: Value = QUICK,
+) -> Plan:
     """Resolve a recipe for a target.
 
     Args:
         recipe: The recipe.
         resolved: The target with the origins of its values.
-        decision: What ``edgekit.lock`` says a timing decided before, if anything.
+        decision: What ``edgekit.lock`` says was decided before, if anything.
+        search: ``quick`` or ``full``: see :func:`edgekit.toolchain.decide.decide`.
 
     Raises:
         ConfigError: The target is refused, or needs static shapes that the recipe has not.
@@ -172,7 +201,7 @@ def make_plan(recipe: Recipe, resolved: Resolved, decision: Value | None = None)
     steps += [
         _canonical_step(recipe, resolved),
         _calibrate_step(recipe),
-        _quantize_step(resolved, decision),
+        _quantize_step(resolved, decision, search),
         _verify_step(recipe, target.name),
         _predict_step(resolved),
         _bundle_step(recipe, resolved),
@@ -249,7 +278,7 @@ def _calibrate_step(recipe: Recipe) -> Step:
     )
 
 
-def _quantize_step(resolved: Resolved, decision: Value | None) -> Step:
+def _quantize_step(resolved: Resolved, decision: Value | None, search: Value) -> Step:
     scheme = resolved.target.quantization
     params = {
         key: Value(
@@ -258,7 +287,8 @@ def _quantize_step(resolved: Resolved, decision: Value | None) -> Step:
         )
         for key, value in vars(scheme).items()
     }
-    params["float_shares"] = Value(list(FLOAT_SHARES), "default")
+    params["search"] = search
+    params["float_shares"] = Value(list(FLOAT_SHARES[search.value]), search.origin)
     params["code"] = _code("quantize")
     if decision is not None:
         params["decision"] = decision

@@ -219,7 +219,7 @@ def cost_nodes(
     memory_bytes_s = target.memory.bandwidth_mib_s * 2**20 * assumptions.memory_efficiency
     cache_bytes_s = max(hertz * assumptions.cache_bytes_per_cycle * cores, memory_bytes_s)
     # Weights of a model that fits into the cache stay there from one run to the next.
-    resident = facts.param_bytes + facts.peak_activation_bytes <= cache_bytes
+    resident = facts.resident_bytes + facts.peak_activation_bytes <= cache_bytes
     rates = _Rates(target, assumptions, cores)
     costs = []
     for node in facts.nodes:
@@ -241,7 +241,7 @@ def cost_nodes(
 def predict_memory_mib(facts: GraphFacts, assumptions: Assumptions = ASSUMED) -> float:
     """Predict a process's peak resident size: the runtime, the weights, the live activations."""
     model = (
-        facts.param_bytes * assumptions.weight_copies
+        facts.resident_bytes * assumptions.weight_copies
         + facts.peak_activation_bytes * assumptions.activation_factor
     )
     return assumptions.runtime_mib + model / 2**20

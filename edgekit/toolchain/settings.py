@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,8 +18,16 @@ from edgekit.wire.errors import ConfigError
 
 FILE = "edgekit.toml"
 
-Kind = Literal["path", "count", "switch", "names"]
-_TOML_TYPES: Mapping[Kind, type] = {"path": str, "count": int, "switch": bool, "names": list}
+Kind = Literal["path", "count", "minutes", "switch", "names", "search"]
+_TOML_TYPES: Mapping[Kind, type] = {
+    "path": str,
+    "count": int,
+    "minutes": float,
+    "switch": bool,
+    "names": list,
+    "search": str,
+}
+SEARCHES = ("quick", "full")
 _SWITCHES = {"1": True, "true": True, "yes": True, "on": True}
 _SWITCHES |= {"": False, "0": False, "false": False, "no": False, "off": False}
 
@@ -31,7 +41,7 @@ class Setting:
         flag: Option of the commands that take it, or None.
         env: Environment variable.
         toml: Dotted key in ``edgekit.toml``.
-        kind: A path; a count ≥ 1; a switch; or a list of names.
+        kind: A path; a count ≥ 1; minutes > 0; a switch; a list of names; or a kind of search.
         default: In words, for people.
         help: What it does, one sentence.
         make_default: Makes the default for a project's folder.
@@ -57,6 +67,9 @@ class Settings:
         dist_dir: Where bundles and reports go.
         jobs: Most things done at once, ≥ 1.
         offline: Never use the network.
+        search: ``quick`` or ``full``.
+        max_minutes: How long the search for one model's best plan may take, minutes; None for as
+            long as it takes.
         licenses_deny: SPDX identifiers of licences that a build refuses.
         origins: Where each value came from: ``--jobs``, ``EDGEKIT_JOBS``, ``edgekit.toml:3``,
             ``default``.
@@ -67,6 +80,8 @@ class Settings:
     dist_dir: Path
     jobs: int
     offline: bool
+    search: str
+    max_minutes: float | None
     licenses_deny: tuple[str, ...]
     origins: Mapping[str, str] = field(default_factory=dict)
 
@@ -115,6 +130,16 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "offline", "--offline", "EDGEKIT_OFFLINE", "offline", "switch",
         "false", "Never use the network: what is not in the cache is an error.", lambda _p: False,
+    ),
+    Setting(
+        "search", "--search", "EDGEKIT_SEARCH", "search", "search",
+        "quick", "How quantization plans are tried: quick stops at the first that meets the "
+        "contract, full tries all and takes the fastest.", lambda _p: "quick",
+    ),
+    Setting(
+        "max_minutes", "--max-minutes", "EDGEKIT_MAX_MINUTES", "max_minutes", "minutes",
+        "no limit", "Minutes after which a model's search ends with the best it has found.",
+        lambda _p: None,
     ),
     Setting(
         "licenses_deny", None, "EDGEKIT_LICENSES_DENY", "licenses.deny", "names",
@@ -187,6 +212,9 @@ def _from_text(setting: Setting, text: str) -> object:
     value: object = text
     if setting.kind == "count" and text.strip().isdecimal():
         value = int(text)
+    elif setting.kind == "minutes":
+        with contextlib.suppress(ValueError):
+            value = float(text)
     elif setting.kind == "switch":
         value = _SWITCHES.get(text.strip().lower(), text)
     elif setting.kind == "names":
@@ -201,6 +229,11 @@ def _checked(setting: Setting, value: object, origin: str, start: Path) -> objec
             return Path(os.path.abspath(start / Path(value).expanduser()))  # noqa: PTH100 - keeps links
         case "count" if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
             return value
+        case "minutes" if isinstance(value, int | float) and not isinstance(value, bool):
+            if 0 < value < math.inf:
+                return float(value)
+        case "search" if value in SEARCHES:
+            return value
         case "switch" if isinstance(value, bool):
             return value
         case "names" if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
@@ -208,6 +241,8 @@ def _checked(setting: Setting, value: object, origin: str, start: Path) -> objec
     expected = {
         "path": "a path",
         "count": "a whole number ≥ 1",
+        "minutes": "a number of minutes > 0",
+        "search": " or ".join(SEARCHES),
         "switch": "true or false",
         "names": "a list of names",
     }[setting.kind]

@@ -21,6 +21,7 @@ from edgekit.runtime.session import open_session, runner
 from edgekit.runtime.tasks import Task
 from edgekit.toolchain.graph import Graph
 from edgekit.toolchain.placement import Place
+from edgekit.toolchain.quantize.weights import restore_weights
 from edgekit.toolchain.readers import Sample
 from edgekit.wire.manifest import Tolerance
 
@@ -144,7 +145,7 @@ def nudged(graph: Graph, places: Mapping[str, Place], seed: int, amount: float =
     import numpy as np
     import onnx
 
-    proto = graph.copy()
+    proto = restore_weights(graph).copy()
     random = np.random.default_rng(seed)
     constants = {
         i.name: i for i in proto.graph.initializer if i.data_type == onnx.TensorProto.FLOAT

@@ -43,6 +43,16 @@ SCHEMA = "edgekit.build/1"
     type=click.Path(path_type=Path),
     help="Key that signs, PEM; the developer key by default.",
 )
+@click.option(
+    "--search",
+    type=click.Choice(["quick", "full"]),
+    help="quick stops at the first quantization plan that will do; full tries all.",
+)
+@click.option(
+    "--max-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="End a model's search after that long, with the best it has found.",
+)
 @click.option("--jobs", type=click.IntRange(min=1), help="Models built at once.")
 @click.option("--offline", is_flag=True, default=None, help="Fetch nothing; use the cache alone.")
 @common_options
@@ -54,6 +64,8 @@ def command(
     project: Path,
     cache_dir: Path | None,
     key_file: Path | None,
+    search: str | None,
+    max_minutes: float | None,
     jobs: int | None,
     offline: bool | None,
     out: Output,
@@ -69,6 +81,7 @@ def command(
       edgekit build efficientnet-lite0 --target rpi5
       edgekit build --target rpi4 -o out/
       edgekit build detector.onnx --data samples/ --target rk3588
+      edgekit build yolo11n --target rk3588 --search full --max-minutes 10
     """
     from edgekit.cli.build_view import BuildView, render_result, show_failures
     from edgekit.toolchain.api import build_prepared, prepare
@@ -77,6 +90,8 @@ def command(
         "dist_dir": dist_dir,
         "cache_dir": cache_dir,
         "key_file": key_file,
+        "search": search,
+        "max_minutes": max_minutes,
         "jobs": jobs,
         "offline": offline,
     }

@@ -1,4 +1,4 @@
-"""The graphs that could ship: fp32, and int8 plans from all layers down to the safest."""
+"""The graphs that could ship: fp32, int8 plans from all layers down to the safest, int8 weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from edgekit.toolchain.graph import Graph
 from edgekit.toolchain.quantize.calibrate import Feeds
 from edgekit.toolchain.quantize.layers import Layer, find_layers
 from edgekit.toolchain.quantize.static import StaticPlan, quantized
+from edgekit.toolchain.quantize.weights import Stored, store_weights
 from edgekit.toolchain.quantize.write import int8_share, write_dynamic
 from edgekit.toolchain.target import Quantization
 from edgekit.wire.errors import BuildError
@@ -17,6 +18,8 @@ from edgekit.wire.errors import BuildError
 # A plan whose weights stay float after all is not an int8 plan, and never ships as one.
 MIN_INT8_SHARE = 0.1
 _CHECK_FEEDS = 8
+INT8_WEIGHTS = "int8 weights"
+FP16_WEIGHTS = "fp16 weights"
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,11 @@ class Candidate:
 
     Attributes:
         name: ``fp32``, ``static int8``, ``static int8, 3 layers fp32``, ``dynamic int8``, …
-        precision: ``fp32``, ``int8 static``, ``int8 static+dynamic`` or ``int8 dynamic``.
+        precision: ``fp32``, ``int8 static``, ``int8 static+dynamic``, ``int8 dynamic``,
+            ``int8 weights`` or ``fp16 weights``.
         graph: The model.
-        kept_float: Names of the layers that stay float32, the first the best worth it.
-        int8_share: Share of weights in 8 bits, 0..1.
+        kept_float: Names of the layers that compute in float32, the first the best worth it.
+        int8_share: Share of weights that are multiplied in 8 bits, 0..1; others may be stored so.
     """
 
     name: str
@@ -60,7 +64,7 @@ def static_candidate(
     chosen = [layer for layer in layers if layer.name not in set(kept)]
     made = quantized(graph, scheme, plan.ranges, chosen, between=plan.between)
     suffix = f", {len(kept)} of {len(layers)} layers fp32" if kept else ""
-    return Candidate(f"static int8{suffix}", "int8 static", made, tuple(kept), int8_share(made))
+    return _int8(f"static int8{suffix}", "int8 static", made, kept)
 
 
 def dynamic_ops_of(graph: Graph, scheme: Quantization) -> tuple[str, ...]:
@@ -85,7 +89,17 @@ def dynamic_candidate(
     made = write_dynamic(graph, scheme, ops, kept)
     count = len(dynamic_layers(graph))
     suffix = f", {len(kept)} of {count} layers fp32" if kept else ""
-    return Candidate(f"dynamic int8{suffix}", "int8 dynamic", made, tuple(kept), int8_share(made))
+    return _int8(f"dynamic int8{suffix}", "int8 dynamic", made, kept)
+
+
+def weights_candidate(graph: Graph, precision: str) -> Candidate | None:
+    """Store all large weights in 8 or 16 bits and compute in float32; None where none is large."""
+    made = store_weights(graph, Stored.FLOAT16 if precision == FP16_WEIGHTS else Stored.INT8)
+    return None if made is graph else Candidate(precision, precision, made)
+
+
+def _int8(name: str, precision: str, made: Graph, kept: Sequence[str]) -> Candidate:
+    return Candidate(name, precision, store_weights(made), tuple(kept), int8_share(made))
 
 
 def dynamic_layers(graph: Graph) -> list[Layer]:
@@ -118,7 +132,8 @@ def check_candidate(candidate: Candidate, feeds: Sequence[Feeds]) -> None:
     Raises:
         BuildError: Says which of them.
     """
-    if candidate.int8_share < MIN_INT8_SHARE:
+    in_float = candidate.precision in (INT8_WEIGHTS, FP16_WEIGHTS)
+    if not in_float and candidate.int8_share < MIN_INT8_SHARE:
         raise BuildError(f"only {candidate.int8_share:.0%} of its weights became int8")
     import numpy as np
     import onnx

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgekit.toolchain.quantize.weights import stored_weights
+
 if TYPE_CHECKING:
     import onnx
 
@@ -22,7 +24,7 @@ class Layer:
         name: The node's name, unique in its graph.
         op: Operator type.
         activation: Name of its data input.
-        weight: Name of its weight initializer.
+        weight: Name of its float32 weight: an initializer, or one that is stored in 8 bits.
         output: Name of its result, behind a Relu or Clip that follows at once.
         parameters: Number of weights.
     """
@@ -45,6 +47,7 @@ def find_layers(proto: onnx.ModelProto, ops: tuple[str, ...] = LAYER_OPS) -> lis
     import numpy as np
 
     weights = {i.name: int(np.prod(i.dims)) for i in proto.graph.initializer if i.data_type == 1}
+    weights.update(stored_weights(proto.graph))
     uses = Counter(name for node in proto.graph.node for name in node.input)
     uses.update(output.name for output in proto.graph.output)
     consumer = {name: node for node in proto.graph.node for name in node.input}

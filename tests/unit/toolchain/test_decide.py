@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from edgekit.toolchain.api import find_recipe
 from edgekit.toolchain.cache import Cache
-from edgekit.toolchain.decide import Decision, decide, describe_limit, describe_shortfall
+from edgekit.toolchain.decide import (
+    NO_LIMIT,
+    Decision,
+    TimeLimit,
+    decide,
+    describe_limit,
+    describe_shortfall,
+)
 from edgekit.toolchain.events import ignore
 from edgekit.toolchain.located import Value
 from edgekit.toolchain.plan import make_plan
@@ -59,15 +66,22 @@ def project(tmp_path_factory) -> Path:
 def decided(project, shared_cache):
     """Decide under a contract, for a target, under an earlier decision."""
 
-    def go(accept: str, target: str = "rpi5", lock: str | None = None) -> Decision:
+    def go(
+        accept: str,
+        target: str = "rpi5",
+        lock: str | None = None,
+        search: str = "quick",
+        limit: TimeLimit = NO_LIMIT,
+    ) -> Decision:
         text = recipe_text(project / "wide.onnx", project / "samples", project / "models")
         assert "output_cosine = { min = 0.98 }" in text
         text = text.replace("output_cosine = { min = 0.98 }", accept)
         (project / "models" / "wide.toml").write_text(text)
         resolved = load_target(target, folders(project, "targets"))
         recipe = find_recipe("wide", project)
-        plan = make_plan(recipe, resolved, None if lock is None else Value(lock, "edgekit.lock"))
-        return decide(Workbench(recipe, resolved, plan, Cache(shared_cache), ignore))
+        decision = None if lock is None else Value(lock, "edgekit.lock")
+        plan = make_plan(recipe, resolved, decision, Value(search, "--search"))
+        return decide(Workbench(recipe, resolved, plan, Cache(shared_cache), ignore), limit)
 
     return go
 
@@ -84,8 +98,46 @@ def test_int8_ships_where_it_meets_the_contract_and_pays(decided):
     assert "static int8 meets the contract at" in decision.reason
 
 
-def test_fp32_is_kept_where_no_plan_is_close_enough(decided):
+def test_weights_alone_are_stored_in_fewer_bits_where_no_int8_plan_will_do(decided):
+    decision = decided("output_cosine = { min = 0.9 }", target="rpi4")
+    assert all("x the time of fp32" in judged.reason for judged in decision.judged[1:-1])
+    assert decision.winner.candidate.name == "int8 weights"
+    assert decision.winner.latency_ratio == 1
+    fp32 = decision.judged[0].candidate.graph.size_bytes
+    assert decision.winner.candidate.graph.size_bytes < 0.4 * fp32
     decision = decided("output_cosine = { min = 0.9999999 }")
+    assert decision.winner.candidate.name == "fp16 weights"
+    assert decision.winner.candidate.graph.size_bytes < 0.6 * fp32
+
+
+def test_a_full_search_ships_the_fastest_of_all(decided):
+    quick, full = (decided("output_cosine = { min = 0.9 }", search=s) for s in ("quick", "full"))
+    assert len(full.judged) > len(quick.judged)
+    assert {"int8 weights", "fp16 weights"} <= {j.candidate.name for j in full.judged}
+    good = [j for j in full.judged[1:] if j.meets_contract and j.latency_ratio <= 1]
+    assert full.winner.latency_ratio <= min(j.latency_ratio for j in good) + 0.01
+    assert all(j.reason for j in full.judged[1:] if j.candidate.name != full.winner.candidate.name)
+
+
+def test_a_limit_of_time_ends_a_search_with_what_was_found(decided):
+    seconds = iter(range(0, 10_000, 40))
+    limit = TimeLimit.of(1.0, lambda: next(seconds))
+    decision = decided("output_cosine = { min = 0.9 }", search="full", limit=limit)
+    assert len(decision.judged) == 3, "40 s after the first candidate, 80 s after the second"
+    assert decision.winner.candidate.name == "static int8"
+    assert decision.stopped == "the search ended after its 1 min"
+    assert decision.reason.endswith(decision.stopped)
+
+
+def test_what_a_full_search_decided_is_repeated_from_the_lock(decided):
+    accept = "output_cosine = { min = 0.9 }"
+    again = decided(accept, search="full", lock="fp16 weights")
+    assert [j.candidate.name for j in again.judged] == ["fp32", "fp16 weights"]
+    assert again.winner.candidate.name == "fp16 weights"
+
+
+def test_fp32_is_kept_where_no_plan_is_close_enough(decided):
+    decision = decided("output_cosine = { min = 0.9999999999 }")
     assert decision.winner.candidate.name == "fp32"
     assert decision.winner.reason == ""
     assert len(decision.judged) > 2

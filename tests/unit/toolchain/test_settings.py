@@ -12,6 +12,8 @@ GIVEN = {
     "count": (7, "5", "3"),
     "switch": (True, "true", "true"),
     "names": (["a"], "b, c", '["d"]'),
+    "minutes": (1.5, "2", "3"),
+    "search": ("full", "quick", '"full"'),
 }
 
 
@@ -70,6 +72,20 @@ def test_lists_and_switches_from_the_environment(tmp_path: Path) -> None:
     )
     assert settings.offline is False
     assert settings.licenses_deny == ("A", "B")
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "soon"])
+def test_a_limit_of_time_is_a_positive_number(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected a number of minutes > 0") as caught:
+        load_settings(tmp_path, {}, {"EDGEKIT_MAX_MINUTES": text})
+    assert caught.value.where == "EDGEKIT_MAX_MINUTES"
+
+
+def test_a_search_is_quick_or_full(tmp_path: Path) -> None:
+    write(tmp_path, 'search = "thorough"\nmax_minutes = 5\n')
+    with pytest.raises(ConfigError, match="expected quick or full") as caught:
+        load_settings(tmp_path, {}, {})
+    assert caught.value.where == "edgekit.toml:1"
 
 
 def test_a_flag_that_was_not_given_hides_nothing(tmp_path: Path) -> None:

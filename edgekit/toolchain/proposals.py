@@ -1,0 +1,139 @@
+"""What the search tries: candidates in order, the one that is most int8 first."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from edgekit.toolchain.calibration import dynamic_effects, static_effects
+from edgekit.toolchain.graph import Graph
+from edgekit.toolchain.quantize.candidates import (
+    FP16_WEIGHTS,
+    INT8_WEIGHTS,
+    Candidate,
+    check_candidate,
+    dynamic_candidate,
+    is_convolutional,
+    static_candidate,
+    weights_candidate,
+)
+from edgekit.toolchain.quantize.layers import find_layers
+from edgekit.wire.errors import BuildError
+
+if TYPE_CHECKING:
+    from edgekit.toolchain.stages import Workbench
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A plan that may give a candidate.
+
+    Attributes:
+        name: For people, before it is known how many layers a share is.
+        make: Writes the candidate; None where the graph has nothing that the plan takes.
+    """
+
+    name: str
+    make: Callable[[], Candidate | None]
+
+
+def candidates(
+    bench: Workbench, refused: dict[str, str], only: str | None = None
+) -> Iterator[Candidate]:
+    """Yield candidates that load, run and are what they say; the most int8 first.
+
+    Args:
+        bench: The model on its target.
+        refused: Gets the reason, by plan, why one gave no usable graph.
+        only: Name of the one candidate that is wanted; None for all.
+    """
+    graph = bench.canonical.graph
+    feeds = bench.feeds  # data that cannot stand for anything fails the build, not a candidate
+    seen: set[str] = set()
+    for proposal in _proposals(bench):
+        try:
+            candidate = proposal.make()
+            if candidate is None or only not in (None, candidate.name):
+                continue
+            check_candidate(candidate, feeds)
+        except BuildError as error:
+            refused[proposal.name] = f"{proposal.name}: {error.message}"
+            continue
+        if candidate.name in seen:
+            # Two shares of few layers may come to the same number of them.
+            continue
+        seen.add(candidate.name)
+        if candidate.graph.size_bytes >= graph.size_bytes:
+            refused[proposal.name] = f"{proposal.name}: the file would not be smaller"
+            continue
+        yield candidate
+
+
+def _proposals(bench: Workbench) -> Iterator[Proposal]:
+    graph, scheme = bench.canonical.graph, bench.resolved.target.quantization
+    values = bench.plan.step("quantize").values()
+    shares = values["float_shares"]
+    if is_convolutional(graph):
+        yield from _static(bench, shares, bench.calibration.plan.between)
+        if values["search"] == "full" and bench.calibration.plan.between:
+            # Slower and quieter: fewer layers may have to stay float32.
+            yield from _static(bench, shares, between=False)
+        yield Proposal("dynamic int8", lambda: dynamic_candidate(graph, scheme))
+    else:
+        for share in shares:
+
+            def dynamic(share: float = share) -> Candidate | None:
+                kept = _loudest(bench, graph, dynamic_effects, share)
+                return dynamic_candidate(graph, scheme, kept)
+
+            yield Proposal(_named("dynamic int8", share), dynamic)
+    for precision in (INT8_WEIGHTS, FP16_WEIGHTS):
+        yield Proposal(precision, functools.partial(weights_candidate, graph, precision))
+
+
+def _static(bench: Workbench, shares: Sequence[float], between: bool) -> Iterator[Proposal]:
+    graph, scheme = bench.canonical.graph, bench.resolved.target.quantization
+    calibration, base = bench.calibration, bench.static_base
+    precision = "int8 static" if base.sha256 == graph.sha256 else "int8 static+dynamic"
+    differs = between != calibration.plan.between
+    kind = "static int8, float between" if differs else "static int8"
+    plan = replace(calibration.plan, between=between)
+    for share in shares:
+
+        def static(share: float = share) -> Candidate:
+            kept = _loudest(bench, base, static_effects, share)
+            made = static_candidate(base, scheme, plan, calibration.layers, kept)
+            name = made.name.replace("static int8", kind, 1)
+            return replace(made, name=name, precision=precision)
+
+        yield Proposal(_named(kind, share), static)
+
+
+def _named(kind: str, share: float) -> str:
+    return f"{kind}, {share:.0%} of the layers fp32" if share else kind
+
+
+def _loudest(
+    bench: Workbench,
+    graph: Graph,
+    effects: Callable[[Workbench], dict[str, float]],
+    share: float,
+) -> tuple[str, ...]:
+    """Return the layers that stay float32, the first the best worth it.
+
+    What a layer adds to the outputs' noise counts against the root of its size: by noise alone a
+    few large layers fill the file, by noise for each weight small ones that hardly matter come
+    first.
+    """
+    if not share:
+        return ()  # nothing is ranked before a plan falls short
+    found = effects(bench)
+    sizes = {x.name: x.parameters for x in find_layers(graph.proto)}
+
+    def worth(name: str) -> tuple[float, str]:
+        return -(10 ** (found[name] / 10)) / math.sqrt(sizes[name]), name
+
+    return tuple(sorted(found, key=worth)[: math.ceil(share * len(found))])
