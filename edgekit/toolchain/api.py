@@ -23,6 +23,7 @@ from edgekit.toolchain.project import folders
 from edgekit.toolchain.recipe import Recipe, load_recipe
 from edgekit.toolchain.settings import Settings, load_settings
 from edgekit.toolchain.targets import load_target
+from edgekit.toolchain.timing import Device
 from edgekit.wire.errors import (
     EXIT_INTERRUPTED,
     BuildError,
@@ -95,6 +96,7 @@ def prepare(
     flags: Mapping[str, object],
     env: Mapping[str, str] | None = None,
     recipes: Sequence[Recipe] = (),
+    device: Device | None = None,
 ) -> Prepared:
     """Resolve recipes, target, settings and key.
 
@@ -105,6 +107,7 @@ def prepare(
         flags: Settings given on the command line.
         env: Environment; the process's by default.
         recipes: Recipes that stand in no file; then ``models`` is not looked at.
+        device: A board of the target's kind, whose timings decide.
 
     Raises:
         ConfigError: Something is named that does not exist, or is malformed.
@@ -124,7 +127,7 @@ def prepare(
                 failures.append(failed(name, target, error))
     key, created = signing_key(settings.key_file, environment)
     lock = read_lock(project)
-    jobs = tuple(Job(recipe, resolved, settings, lock, key) for recipe in chosen)
+    jobs = tuple(Job(recipe, resolved, settings, lock, key, device) for recipe in chosen)
     return Prepared(
         jobs, project, settings, settings.key_file if created else None, tuple(failures)
     )
@@ -141,6 +144,7 @@ def build(
     target: str,
     project: Path | str = ".",
     dist: Path | str | None = None,
+    device: Device | None = None,
     on_event: OnEvent = ignore,
     **settings: object,
 ) -> BuildResult:
@@ -151,6 +155,9 @@ def build(
         target: ``rpi5``; ``edgekit targets list`` shows all.
         project: Folder with ``models/``, ``targets/`` and ``edgekit.toml``, all optional.
         dist: Where bundles go; ``dist`` in the project by default.
+        device: A connected board of the target's kind: what it measures decides which candidate
+            ships. Without one, this host's timing does where it is the target's kind, and the
+            predicted latency elsewhere.
         on_event: Hears of progress.
         **settings: Any setting of ``edgekit.toml`` by name: ``offline=True``. ``jobs`` is 1 unless
             given: more are worker processes, which a script may start only below
@@ -163,7 +170,7 @@ def build(
         ConfigError: Something is named that does not exist, or is malformed.
     """
     flags = {"jobs": 1, **settings, **({} if dist is None else {"dist_dir": Path(dist)})}
-    prepared = prepare(models, target=target, project=Path(project), flags=flags)
+    prepared = prepare(models, target=target, project=Path(project), flags=flags, device=device)
     return build_prepared(prepared, on_event, leave_out=not models)
 
 

@@ -15,8 +15,8 @@ from edgekit.runtime.pipeline import MODEL_MEMBER
 from edgekit.runtime.session import open_session, runner
 from edgekit.toolchain.decide import Decision, Judged, describe_limit
 from edgekit.toolchain.pack import write_bundle
+from edgekit.toolchain.pins import version_of
 from edgekit.toolchain.placement import Place
-from edgekit.toolchain.plan import version_of
 from edgekit.toolchain.quantize.candidates import FP16_WEIGHTS, INT8_WEIGHTS
 from edgekit.toolchain.recipe import Recipe
 from edgekit.toolchain.report import render_report

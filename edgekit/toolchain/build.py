@@ -30,6 +30,7 @@ from edgekit.toolchain.recipe import Recipe
 from edgekit.toolchain.settings import Settings
 from edgekit.toolchain.stages import Workbench
 from edgekit.toolchain.targets import Resolved
+from edgekit.toolchain.timing import Device
 from edgekit.wire.canonical import digest_of, sha256_file
 from edgekit.wire.errors import ConfigError, GateError
 from edgekit.wire.signing import PrivateKey
@@ -74,6 +75,7 @@ class Job:
         settings: Cache, key, output folder, denied licences.
         lock: The project's earlier decisions.
         key: Signs the bundle.
+        device: A board of the target's kind, whose timings decide.
     """
 
     recipe: Recipe
@@ -81,6 +83,7 @@ class Job:
     settings: Settings
     lock: Mapping[str, LockEntry]
     key: PrivateKey
+    device: Device | None = None
 
     @property
     def name(self) -> str:
@@ -131,12 +134,13 @@ def build_one(job: Job, on_event: OnEvent) -> Outcome:
     check_license(job)
     plan = planned(job)
     cache = Cache(job.settings.cache_dir)
-    bench = Workbench(job.recipe, job.resolved, plan, cache, on_event, job.settings.offline)
+    offline, device = job.settings.offline, job.device
+    bench = Workbench(job.recipe, job.resolved, plan, cache, on_event, offline, device)
     limit = TimeLimit.of(job.settings.max_minutes, time.monotonic)
     decision = decide(bench, limit)
     if decision.shipped is None:
         raise _gate_error(decision)
-    entry = _lock_entry(decision, plan.intent_sha256)
+    entry = _lock_entry(decision, bench)
     if entry is not None:
         # From here on the decision is an input, as it is for whoever rebuilds.
         shipped = Value(entry.ships, LOCK_NAME)
@@ -195,17 +199,17 @@ def _bundle_key(plan_sha256: str, key_id: str) -> str:
     return digest_of([plan_sha256, key_id, host_kind()])
 
 
-def _lock_entry(decision: Decision, intent_sha256: str) -> LockEntry | None:
+def _lock_entry(decision: Decision, bench: Workbench) -> LockEntry | None:
     """Return what a rebuild must repeat: what rested on a timing, or on a limit of time."""
     timed = [judged for judged in decision.judged if judged.timing is not None]
     if not timed and not decision.stopped:
         return None
     shown = decision.winner if decision.winner.timing or not timed else timed[-1]
     return LockEntry(
-        intent_sha256,
+        bench.plan.intent_sha256,
         decision.winner.candidate.name,
         round(shown.latency_ratio, 3),
-        host_kind(),
+        bench.device.name if bench.device else host_kind(),
         "a time limit" if decision.stopped else "a timing",
     )
 

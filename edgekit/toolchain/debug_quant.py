@@ -27,7 +27,7 @@ from edgekit.toolchain.plan import Plan
 from edgekit.toolchain.project import folders
 from edgekit.toolchain.quantize.layers import find_layers
 from edgekit.toolchain.recipe import Recipe
-from edgekit.toolchain.report.document import SCHEMA, candidate_document, preview
+from edgekit.toolchain.report.document import SCHEMA, candidate_documents, preview
 from edgekit.toolchain.settings import load_settings
 from edgekit.toolchain.stages import Workbench
 from edgekit.toolchain.targets import Resolved, load_target
@@ -139,7 +139,7 @@ def _from_recipe(bundle: Bundle, bench: Workbench, plan: Plan) -> Facts:
     """Run the stages of the recipe and compare the bundle's own model with float32."""
     decision = decide(bench)
     graph = _model(bundle)
-    candidates = [candidate_document(judged) for judged in decision.judged]
+    candidates = candidate_documents(decision.judged)
     same = next((j for j in decision.judged if j.candidate.graph.sha256 == graph.sha256), None)
     precision = bundle.manifest.precision
     outputs = [] if precision == "fp32" else bench.differences(graph)

@@ -13,7 +13,7 @@ from edgekit.toolchain.plan import make_plan
 from edgekit.toolchain.proposals import candidates
 from edgekit.toolchain.quantize.candidates import FP16_WEIGHTS, INT8_WEIGHTS, Candidate
 from edgekit.toolchain.stages import Workbench
-from edgekit.toolchain.timing import HostTiming
+from edgekit.toolchain.timing import PairTiming
 from edgekit.toolchain.verify import accuracy_measurements, size_measurement
 from edgekit.wire.measurement import Measurement, Requirement, Verdict, judge
 
@@ -33,8 +33,8 @@ class Judged:
         measurements: Accuracy, size, predicted latency and memory.
         verdicts: One a requirement.
         latency_ratio: Against fp32: measured on this host or predicted for the target.
-        ratio_kind: ``measured`` or ``predicted``.
-        timing: Paired timing on this host, where it was taken.
+        ratio_kind: ``measured`` (on this host), ``measured on rpi5-lab-3`` or ``predicted``.
+        timing: Paired timing, where it was taken.
         outputs: How far each output is from fp32's, by itself, on calibration samples.
         reason: Why it does not ship; empty for the one that does.
     """
@@ -44,7 +44,7 @@ class Judged:
     verdicts: tuple[Verdict, ...]
     latency_ratio: float
     ratio_kind: str
-    timing: HostTiming | None = None
+    timing: PairTiming | None = None
     outputs: tuple[OutputDifference, ...] = ()
     reason: str = ""
 
@@ -213,8 +213,9 @@ def _judge(bench: Workbench, candidate: Candidate, fp32: _Reference) -> Judged:
     reason = _shortfall(verdicts)
     if not reason and decides_by_timing(bench):
         timing = bench.timing(candidate.graph)
-        ratio, kind = timing.ratio, "measured"
-    limit = MAX_MEASURED_RATIO if kind == "measured" else MAX_PREDICTED_RATIO
+        ratio = timing.ratio
+        kind = f"measured on {bench.timed_on}" if bench.device else "measured"
+    limit = MAX_MEASURED_RATIO if timing else MAX_PREDICTED_RATIO
     if candidate.precision in (INT8_WEIGHTS, FP16_WEIGHTS):
         limit = MAX_WEIGHTS_RATIO
     if not reason and ratio > limit:
@@ -251,9 +252,10 @@ def _why(judged: Judged) -> str:
 
 
 def decides_by_timing(bench: Workbench) -> bool:
-    """Tell whether this host is the target's kind and no earlier decision is locked."""
+    """Tell whether a device or a host of the target's kind times, and no decision is locked."""
     locked = bench.plan.step("quantize").values().get("decision")
-    return bench.resolved.target.family == host_kind() and locked is None
+    is_there = bench.device is not None or bench.resolved.target.family == host_kind()
+    return is_there and locked is None
 
 
 def _accuracy(

@@ -27,7 +27,7 @@ class LockEntry:
         intent_sha256: What was asked for when it was taken; another wish decides anew.
         ships: Name of the candidate.
         latency_ratio: Its time over fp32's, as measured, or as predicted where nothing was timed.
-        host: Kind of CPU that decided.
+        host: Kind of CPU, or name of the device, that decided.
         rests_on: ``a timing`` or ``a time limit``.
     """
 

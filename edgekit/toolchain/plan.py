@@ -7,7 +7,6 @@ finding out that nothing has changed take milliseconds.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Any
 
 import edgekit
 from edgekit.toolchain.located import Value
+from edgekit.toolchain.pins import content_sha256, digest_files, version_of
 from edgekit.toolchain.recipe import DataSpec, Recipe, SourceRef
 from edgekit.toolchain.targets import Resolved
-from edgekit.wire.canonical import Json, digest_of, sha256_file
+from edgekit.wire.canonical import Json, digest_of
 from edgekit.wire.errors import ConfigError
 
 PACKAGE = Path(edgekit.__file__).parent
@@ -334,7 +334,7 @@ def _predict_step(resolved: Resolved) -> Step:
     }
     params = {key: Value(value, _origin(resolved, key)) for key, value in facts.items()}
     params["code"] = Value(
-        _digest_files([PACKAGE / f"toolchain/{name}" for name in _PREDICT_CODE]), "edgekit"
+        digest_files([PACKAGE / f"toolchain/{name}" for name in _PREDICT_CODE]), "edgekit"
     )
     return Step("predict", params)
 
@@ -366,16 +366,6 @@ def _pinned(reference: SourceRef, folder: Path) -> list[str]:
     return [reference.uri, content_sha256(path)]
 
 
-def content_sha256(path: Path) -> str:
-    """Digest of a file, or of all files below a folder with their names."""
-    if path.is_file():
-        return sha256_file(path)
-    if not path.is_dir():
-        return "missing"
-    files = sorted(p for p in path.rglob("*") if p.is_file())
-    return digest_of([[str(p.relative_to(path)), sha256_file(p)] for p in files])
-
-
 def _data(spec: DataSpec, folder: Path) -> dict[str, Any]:
     return {
         "source": None if spec.source is None else _pinned(spec.source, folder),
@@ -394,18 +384,4 @@ def _factory_files(recipe: Recipe) -> list[Path]:
 
 def _code(step: str, more: list[Path] | None = None) -> Value:
     files = [path for pattern in STEP_CODE[step] for path in PACKAGE.glob(pattern)]
-    return Value(_digest_files(files + (more or [])), "edgekit")
-
-
-def _digest_files(files: list[Path]) -> str:
-    entries = sorted((path.name, sha256_file(path)) for path in set(files) if path.is_file())
-    return digest_of(entries)[:16]
-
-
-@functools.cache
-def version_of(package: str) -> str | None:
-    """Return the installed version of a package without its local part, or None."""
-    try:
-        return importlib.metadata.version(package).partition("+")[0]
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return Value(digest_files(files + (more or [])), "edgekit")

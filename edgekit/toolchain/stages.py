@@ -30,7 +30,7 @@ from edgekit.toolchain.recipe import Recipe
 from edgekit.toolchain.samples import Fetcher, SampleSet, check_disjoint, load_set
 from edgekit.toolchain.sources import fetch
 from edgekit.toolchain.targets import Resolved
-from edgekit.toolchain.timing import HostTiming, time_pair
+from edgekit.toolchain.timing import Device, PairTiming, time_pair
 from edgekit.toolchain.verify import (
     Feeds,
     lint_count,
@@ -66,6 +66,7 @@ class Workbench:
         cache: Where stages are kept.
         on_event: Hears of progress.
         offline: Fetch nothing.
+        device: A board of the target's kind, whose timings decide; None where there is none.
     """
 
     recipe: Recipe
@@ -74,6 +75,7 @@ class Workbench:
     cache: Cache
     on_event: OnEvent
     offline: bool = False
+    device: Device | None = None
 
     def with_plan(self, plan: Plan) -> Workbench:
         """Return this bench under a plan that differs in what was decided, nothing else."""
@@ -296,9 +298,9 @@ class Workbench:
         """Predict a graph's latency and memory on the target."""
         return predict(graph, self.resolved.target, dims=self.dims)
 
-    def timing(self, candidate: Graph) -> HostTiming:
-        """Return paired latencies of fp32 and a candidate on this host."""
-        fp32 = self.canonical.graph
+    def timing(self, candidate: Graph) -> PairTiming:
+        """Return paired latencies of fp32 and a candidate, on the device if there is one."""
+        fp32, device = self.canonical.graph, self.device
         key = digest_of(
             [
                 fp32.sha256,
@@ -306,15 +308,22 @@ class Workbench:
                 self.calibration_set.sha256,
                 self.task_sha256,
                 self.code("quantize"),
+                *([device.name] if device else []),
             ]
         )
 
         def produce(out: Path) -> None:
-            measured = time_pair(fp32, candidate, self.feeds[:SQNR_FEEDS])
+            measure = device.time_pair if device else time_pair
+            measured = measure(fp32, candidate, self.feeds[:SQNR_FEEDS])
             (out / "timing.json").write_text(json.dumps(dataclasses.asdict(measured)))
 
         folder, _ = self.cache.stage("timing", key, produce)
-        return HostTiming(**json.loads((folder / "timing.json").read_text()))
+        return PairTiming(**json.loads((folder / "timing.json").read_text()))
+
+    @property
+    def timed_on(self) -> str:
+        """Where timings are taken, as reports show it."""
+        return self.device.name if self.device else f"{host_kind()} host"
 
     def stage(
         self,

@@ -1,10 +1,11 @@
-"""Latency on this host, as a ratio of two models run in turns in one process."""
+"""Latency as a ratio of two models run in turns: on this host, or on a device that is handed in."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from edgekit.runtime.session import open_session, runner
 from edgekit.toolchain.graph import Graph
@@ -14,7 +15,7 @@ Clock = Callable[[], int]
 
 
 @dataclass(frozen=True)
-class HostTiming:
+class PairTiming:
     """Paired latencies, one thread.
 
     Attributes:
@@ -30,6 +31,19 @@ class HostTiming:
     pairs: int
 
 
+class Device(Protocol):
+    """A connected board of the target's kind, which times what is built for it.
+
+    Attributes:
+        name: As reports show it: ``rpi5-lab-3``.
+    """
+
+    name: str
+
+    def time_pair(self, fp32: Graph, candidate: Graph, feeds: Sequence[Feeds]) -> PairTiming:
+        """Time two models in turns, as :func:`time_pair` does here."""
+
+
 def time_pair(
     fp32: Graph,
     candidate: Graph,
@@ -37,7 +51,7 @@ def time_pair(
     *,
     seconds: float = 2.0,
     clock_ns: Clock = time.perf_counter_ns,
-) -> HostTiming:
+) -> PairTiming:
     """Time two models in turns, so that a busy machine slows both alike.
 
     Args:
@@ -64,7 +78,7 @@ def time_pair(
             runs[which](feed)
             spans[which] = clock_ns() - began
         pairs.append((spans[0], spans[1]))
-    return HostTiming(
+    return PairTiming(
         fp32_ms=statistics.median(a for a, _ in pairs) / 1e6,
         candidate_ms=statistics.median(b for _, b in pairs) / 1e6,
         ratio=statistics.median(b / a for a, b in pairs),

@@ -12,6 +12,7 @@ from edgekit.runtime.golden import Recorded, record
 from edgekit.runtime.host import host_kind
 from edgekit.runtime.session import open_session, runner
 from edgekit.toolchain.decide import Decision, Judged, describe_limit
+from edgekit.toolchain.frontier import frontier
 from edgekit.toolchain.readers import Sample
 from edgekit.toolchain.stages import Workbench
 
@@ -55,7 +56,9 @@ def report_document(
         },
         "host": host_kind(),
         "plan": bench.plan.to_json(),
-        "candidates": [candidate_document(j) for j in decision.judged],
+        "candidates": candidate_documents(decision.judged),
+        "search": bench.plan.step("quantize").values()["search"],
+        "stopped": decision.stopped,
         "refused": decision.refused,
         "layers": _layers(bench, decision),
         "passes": list(bench.canonical.notes),
@@ -79,8 +82,13 @@ def report_document(
     }
 
 
-def candidate_document(judged: Judged) -> dict[str, Any]:
-    """Return a candidate with what was measured of it, as plain JSON."""
+def candidate_documents(judged: Sequence[Judged]) -> list[dict[str, Any]]:
+    """Return candidates with what was measured of them, as plain JSON."""
+    best = frontier(judged)
+    return [{**_candidate(j), "frontier": on} for j, on in zip(judged, best, strict=True)]
+
+
+def _candidate(judged: Judged) -> dict[str, Any]:
     return {
         "name": judged.candidate.name,
         "precision": judged.candidate.precision,
@@ -143,11 +151,11 @@ def _ops(bench: Workbench, judged: Judged) -> list[dict[str, Any]]:
 
 
 def _host_timing(bench: Workbench, shipped: Judged) -> dict[str, Any] | None:
-    """Paired latency on this host; a hint where the target is another machine."""
+    """Paired latency on the device or this host, which is a hint if the target is another one."""
     if shipped.candidate.precision == "fp32":
         return None
     timing = shipped.timing or bench.timing(shipped.candidate.graph)
-    return {**dataclasses.asdict(timing), "where": f"{host_kind()} host", "kind": "measured"}
+    return {**dataclasses.asdict(timing), "where": bench.timed_on, "kind": "measured"}
 
 
 def _golden(

@@ -232,7 +232,15 @@ def _candidate_plot(
             limit = _line(requirement, reference.get(metric))
             label = words.limit_text(metric, requirement["limit"])
     points = [
-        plots.Point(c["number"], float(c["latency_ratio"]), c["accuracy"], c["kind"]) for c in tried
+        plots.Point(
+            c["number"],
+            float(c["latency_ratio"]),
+            c["accuracy"],
+            c["kind"],
+            c["size_bytes"] / tried[0]["size_bytes"],
+            c["frontier"],
+        )
+        for c in tried
     ]
     svg = plots.candidates("candidates", points, metric, limit)
     return {"svg": markup(svg), "limit": f"{words.metric_label(metric)} {label}" if label else ""}

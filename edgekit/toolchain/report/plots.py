@@ -18,6 +18,8 @@ _MAX_OPERATORS = 10
 _NEAR_X, _NEAR_Y = 0.07, 0.12  # shares of the axes, about the size of a label
 _CHAR_PT = 5.9  # a letter of DejaVu Sans at the figures' size, on average
 
+_MARK_PT = 11.0  # of a file as large as fp32's
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -45,12 +47,16 @@ class Point:
         ratio: Latency over fp32's.
         value: Accuracy.
         kind: ``ships``, ``meets``, ``misses`` or ``fp32``.
+        size_ratio: File size over fp32's.
+        is_frontier: No other one beats it in accuracy, latency and size.
     """
 
     number: int
     ratio: float
     value: float
     kind: str
+    size_ratio: float = 1.0
+    is_frontier: bool = False
 
 
 def before_after(
@@ -99,18 +105,25 @@ def before_after(
 
 
 def candidates(name: str, points: Sequence[Point], metric: str, limit: float | None) -> str:
-    """Draw accuracy over latency ratio, a point a candidate, numbered as in the table."""
+    """Draw accuracy over latency ratio, a point a candidate, numbered as in the table.
+
+    A mark's area is the file's size; a line joins the frontier.
+    """
     looks = {
-        "ships": ("o", Ink.SHIPPED, Ink.SHIPPED, 9),
-        "fp32": ("s", Ink.FP32, Ink.FP32, 8),
-        "meets": ("o", Ink.PAPER, Ink.SHIPPED, 8),
-        "misses": ("X", Ink.LIMIT, Ink.PAPER, 9),
+        "ships": ("o", Ink.SHIPPED, Ink.SHIPPED),
+        "fp32": ("s", Ink.FP32, Ink.FP32),
+        "meets": ("o", Ink.PAPER, Ink.SHIPPED),
+        "misses": ("X", Ink.LIMIT, Ink.PAPER),
     }
 
     def paint(axes: Any) -> None:  # noqa: ANN401 - matplotlib has no types here
         place(axes, left_pt=54, bottom_pt=34, top_pt=20)
+        best = sorted((p.ratio, p.value) for p in points if p.is_frontier)
+        axes.plot(
+            [x for x, _ in best], [y for _, y in best], color=Ink.SHIPPED, linewidth=0.8, alpha=0.5
+        )
         for point in points:
-            marker, fill, edge, size = looks[point.kind]
+            marker, fill, edge = looks[point.kind]
             axes.plot(
                 [point.ratio],
                 [point.value],
@@ -118,7 +131,7 @@ def candidates(name: str, points: Sequence[Point], metric: str, limit: float | N
                 color=fill,
                 markeredgecolor=edge,
                 markeredgewidth=1.4,
-                markersize=size,
+                markersize=max(5.0, _MARK_PT * math.sqrt(min(point.size_ratio, 1.5))),
                 zorder=3,
                 clip_on=False,
             )

@@ -26,6 +26,7 @@ from edgekit.toolchain.project import folders
 from edgekit.toolchain.scaffold import recipe_text
 from edgekit.toolchain.stages import Workbench
 from edgekit.toolchain.targets import load_target
+from edgekit.toolchain.timing import Device, PairTiming
 from edgekit.wire.measurement import Kind, Measurement, Outcome, Requirement, judge
 
 
@@ -72,6 +73,7 @@ def decided(project, shared_cache):
         lock: str | None = None,
         search: str = "quick",
         limit: TimeLimit = NO_LIMIT,
+        device: Device | None = None,
     ) -> Decision:
         text = recipe_text(project / "wide.onnx", project / "samples", project / "models")
         assert "output_cosine = { min = 0.98 }" in text
@@ -81,7 +83,8 @@ def decided(project, shared_cache):
         recipe = find_recipe("wide", project)
         decision = None if lock is None else Value(lock, "edgekit.lock")
         plan = make_plan(recipe, resolved, decision, Value(search, "--search"))
-        return decide(Workbench(recipe, resolved, plan, Cache(shared_cache), ignore), limit)
+        cache = Cache(shared_cache)
+        return decide(Workbench(recipe, resolved, plan, cache, ignore, device=device), limit)
 
     return go
 
@@ -127,6 +130,28 @@ def test_a_limit_of_time_ends_a_search_with_what_was_found(decided):
     assert decision.winner.candidate.name == "static int8"
     assert decision.stopped == "the search ended after its 1 min"
     assert decision.reason.endswith(decision.stopped)
+
+
+class Board:
+    """Stands in for a board: it knows by the name how long a candidate takes."""
+
+    def __init__(self, name: str, ratio: float) -> None:
+        self.name, self.ratio = name, ratio
+
+    def time_pair(self, fp32, candidate, feeds) -> PairTiming:
+        assert fp32.sha256 != candidate.sha256
+        assert feeds
+        return PairTiming(10.0, 10.0 * self.ratio, self.ratio, 15)
+
+
+def test_what_a_connected_device_measures_decides(decided):
+    accept = "output_cosine = { min = 0.9 }"
+    slow = decided(accept, device=Board("rpi5-slow", 1.2))
+    assert slow.winner.candidate.name == "fp32"
+    assert "takes 1.20 x the time of fp32 (measured on rpi5-slow)" in slow.judged[1].reason
+    fast = decided(accept, device=Board("rpi5-fast", 0.4))
+    assert fast.winner.candidate.name == "static int8"
+    assert fast.winner.ratio_kind == "measured on rpi5-fast"
 
 
 def test_what_a_full_search_decided_is_repeated_from_the_lock(decided):
