@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,21 +111,48 @@ def _check_size(size_bytes: int, path: Path) -> None:
 
 def _check_external(proto: onnx.ModelProto, path: Path) -> None:
     """Look at the files of external data before they are read: they may not fit into memory."""
-    locations = {
-        entry.value
-        for tensor in proto.graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    for location in sorted(locations):
-        if not (path.parent / location).is_file():
+    folder = path.parent.resolve()
+    sizes: dict[Path, int] = {}
+    read_bytes = 0
+    for location, length in _external(proto):
+        file = folder / location
+        # The name comes from the model, whoever made that: no file elsewhere is opened for it.
+        if not location or not file.resolve().is_relative_to(folder) or file.is_symlink():
+            raise BuildError(
+                f'the file of its weights, "{location}", is outside of the model\'s folder',
+                hint="external data is a plain file, no link, in the model's folder; "
+                "onnx.save(model, path, save_as_external_data=True) writes it there",
+                where=str(path),
+            )
+        if not file.is_file():
             raise BuildError(
                 f'the file of its weights, "{location}", is missing',
                 hint="external data belongs into the model's folder",
                 where=str(path),
             )
-    files = [path, *(path.parent / location for location in locations)]
-    _check_size(sum(file.stat().st_size for file in files), path)
+        sizes[file] = file.stat().st_size
+        # Any number of tensors may name the same bytes.
+        read_bytes += sizes[file] if length is None else length
+    _check_size(path.stat().st_size + max(read_bytes, sum(sizes.values())), path)
+
+
+def _external(proto: onnx.ModelProto) -> Iterator[tuple[str, int | None]]:
+    """Yield the file and the length of every tensor that stands outside of the model's file."""
+    for part in (proto.graph, *proto.functions):
+        for tensor in _tensors(part):
+            if tensor.data_location == tensor.EXTERNAL:
+                entries = {entry.key: entry.value for entry in tensor.external_data}
+                length = entries.get("length", "")
+                yield entries.get("location", ""), int(length) if length.isdecimal() else None
+
+
+def _tensors(part: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.TensorProto]:
+    yield from getattr(part, "initializer", ())
+    for node in part.node:
+        for entry in node.attribute:
+            yield from (entry.t, *entry.tensors)
+            for inner in (entry.g, *entry.graphs):
+                yield from _tensors(inner)
 
 
 def _clear_repeated_names(graph: onnx.GraphProto) -> None:
