@@ -33,6 +33,10 @@ def render_quantized(console: Console, document: Mapping[str, Any]) -> None:
         f"data: {data['calibration']['n']} samples calibrated, {data['evaluation']['n']} others "
         f"evaluated ({data['split']})",
     )
+    _line(console, f"read as {data['read_as']}")
+    if data["unused_arrays"]:
+        names = ", ".join(f'"{name}"' for name in data["unused_arrays"])
+        _line(console, f"not fed, as the model has no such input: {names}")
     for warning in dead_parts(document):
         _line(console, warning)
     if document["path"] is None:
@@ -41,6 +45,8 @@ def render_quantized(console: Console, document: Mapping[str, Any]) -> None:
     _line(console, document["reason"])
     _line(console)
     _line(console, f"{document['path']}   {after:.3g} MiB, of {before:.3g} MiB in fp32")
+    for name, value in document["fixed_inputs"].items():
+        _line(console, f'input "{name}" is gone: it is the constant {value} now, as in the samples')
     for line in session_lines(document["session"]):
         _line(console, line)
     path, target = shlex.quote(document["path"]), document["target"]

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,22 +25,26 @@ from edgekit.toolchain.compare import compare_outputs
 from edgekit.toolchain.decide import Decision, Judged, decide, describe_limit, describe_shortfall
 from edgekit.toolchain.events import Event, OnEvent, ignore
 from edgekit.toolchain.graph import Graph
-from edgekit.toolchain.model_input import check_samples, check_weights
+from edgekit.toolchain.model_input import check_weights
 from edgekit.toolchain.plan import make_plan
 from edgekit.toolchain.project import folders
+from edgekit.toolchain.quantize_data import blaming, check_data, name_broken_sample, unused_arrays
 from edgekit.toolchain.recipe import Recipe
-from edgekit.toolchain.report.document import candidate_document
+from edgekit.toolchain.report.document import candidate_documents
 from edgekit.toolchain.samples import SampleSet
 from edgekit.toolchain.scaffold import recipe_for_file
+from edgekit.toolchain.scaffold_data import DataOptions, describe_samples
 from edgekit.toolchain.settings import load_settings
 from edgekit.toolchain.stages import Workbench
 from edgekit.toolchain.targets import load_target
 from edgekit.wire.canonical import sha256_hex
-from edgekit.wire.errors import ConfigError, GateError, UsageError
+from edgekit.wire.errors import BuildError, ConfigError, GateError, UsageError
 from edgekit.wire.measurement import Requirement
 
 _PLAIN_FEEDS = 4
 _SPLIT = "every other file in the order of their paths calibrates, the rest evaluates"
+_SAME_AS_ITSELF = 0.999
+_LINES = "every other line calibrates, the rest evaluates"
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,8 @@ def quantize(
     max_size_mib: float | None = None,
     max_latency_p95_ms: float | None = None,
     allow_slower: bool = False,
+    sample_rate_hz: int | None = None,
+    tokenizer: Path | str | None = None,
     project: Path | str = ".",
     on_event: OnEvent = ignore,
     **settings: object,
@@ -102,13 +109,16 @@ def quantize(
     Args:
         model: An .onnx file, with its external data beside it if it has any.
         data: Folder of at least 32 samples: an .npz each (keys = input names), an .npy each (one
-            input), or pictures for a classifier. Every other one calibrates, the rest evaluates.
+            input), pictures for a classifier, sounds, or .txt files with a text a line. Every other
+            one calibrates, the rest evaluates.
         target: ``rpi5``; ``edgekit targets list`` shows all.
         out: The file to write. It is there whole or not at all.
         min_agreement: See :class:`Limits`, as for the next three.
         max_size_mib: Largest file, MiB.
         max_latency_p95_ms: Longest predicted latency, ms.
         allow_slower: Take an int8 model that is slower than fp32, too.
+        sample_rate_hz: Rate at which the model takes sounds; 16000 by default.
+        tokenizer: The ``tokenizer.json`` of a model that takes texts; by default the one beside it.
         project: Folder whose ``targets/`` and ``edgekit.toml`` count.
         on_event: Hears of progress.
         **settings: Any setting of ``edgekit.toml`` by name: ``cache_dir="…"``.
@@ -118,23 +128,32 @@ def quantize(
         is None and ``exit_code`` is 6.
 
     Raises:
-        UsageError: There is no such model file, or ``out`` is the model itself.
+        UsageError: There is no such model file, ``out`` is a file of the model, or an option is for
+            samples of another kind.
         ConfigError: The target, the data or the output folder will not do.
         BuildError: The model cannot be read, has broken weights, or does not run.
     """
-    started = time.perf_counter()
     limits = Limits(min_agreement, max_size_mib, max_latency_p95_ms, allow_slower)
     source, target_file = Path(model), Path(out)
     check_output(target_file, source)
+    if target_file.exists() and target_file.suffix.lower() != ".onnx":
+        # It may be the model's external data, or a sample.
+        raise UsageError(
+            "the output is a file already, and no .onnx file",
+            hint="name another one with -o",
+            where=str(target_file),
+        )
     resolved = load_target(target, folders(Path(project), "targets"))
-    recipe = _limited(recipe_for_file(source, Path(data)), limits)
+    read_as = DataOptions(sample_rate_hz, None if tokenizer is None else Path(tokenizer))
+    recipe = _limited(recipe_for_file(source, Path(data), read_as), limits)
     loaded = load_settings(Path(project), dict(settings), os.environ)
     plan = make_plan(recipe, resolved)
-    bench = Workbench(recipe, resolved, plan, Cache(loaded.cache_dir), on_event, offline=True)
+    heard = _busy(on_event, recipe.name)
+    bench = Workbench(recipe, resolved, plan, Cache(loaded.cache_dir), heard, offline=True)
     check_weights(bench.source.proto, str(source))
-    for samples in (bench.calibration_set, bench.evaluation_set):
-        check_samples(bench.task, recipe.inputs, samples.samples)
-    decision = _with_slower(decide(bench), allow_slower=limits.allow_slower)
+    check_data(bench, Path(data))
+    with blaming(bench, Path(data)):
+        decision = _with_slower(_decide(bench), allow_slower=limits.allow_slower)
     found = decision.shipped
     if found is None or found.candidate.precision == "fp32":
         return _kept(bench, decision, source, resolved.target.name)
@@ -146,10 +165,23 @@ def quantize(
         "sha256": sha256_hex(data_bytes),
         "session": _session(bench, found.candidate.graph, data_bytes),
     }
+    started = time.perf_counter()
     write_whole(target_file, data_bytes)
     seconds = time.perf_counter() - started
     on_event(Event(recipe.name, "write", 1, 1, detail=target_file.name, seconds=seconds))
     return Quantized("quantized", target_file, document)
+
+
+def _busy(on_event: OnEvent, name: str) -> OnEvent:
+    """Say after each step that another has begun: some take seconds before they count anything."""
+
+    def heard(event: Event) -> None:
+        on_event(event)
+        if event.seconds is not None or event.stage == "candidate":
+            on_event(Event(name, "quantize", 0, 1))
+
+    on_event(Event(name, "optimize", 0, 1))
+    return heard
 
 
 def check_output(out: Path, model: Path) -> None:
@@ -159,10 +191,17 @@ def check_output(out: Path, model: Path) -> None:
         UsageError: It is the model itself.
         ConfigError: It is a folder, or its folder does not exist or cannot be written.
     """
-    if out.is_dir():
+    try:
+        mode = out.stat().st_mode if out.exists() else None
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error.strerror}", where=str(out)) from error
+    if mode is not None and stat.S_ISDIR(mode):
         raise ConfigError("is a folder", hint="name a file: -o model-int8.onnx", where=str(out))
     if not out.parent.is_dir():
         raise ConfigError("no such folder", hint="make it first", where=str(out.parent))
+    if mode is not None and not stat.S_ISREG(mode):
+        # It would be replaced: /dev/null is one file for all.
+        raise ConfigError("is not a plain file", hint="name another one with -o", where=str(out))
     if out.exists() and model.exists() and out.samefile(model):
         raise UsageError("the output is the model itself", hint="name another file with -o")
     if not os.access(out.parent, os.W_OK | os.X_OK):
@@ -193,6 +232,20 @@ def write_whole(path: Path, data: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def _decide(bench: Workbench) -> Decision:
+    """Decide; where float32 itself is not finite, name the sample instead of what came of it."""
+    try:
+        decision = decide(bench)
+    except BuildError as error:
+        if "nan" in error.message.lower():
+            name_broken_sample(bench)
+        raise
+    itself = decision.judged[0].measurements[0].value
+    if not itself >= _SAME_AS_ITSELF:
+        name_broken_sample(bench)
+    return decision
 
 
 def _limited(recipe: Recipe, limits: Limits) -> Recipe:
@@ -284,10 +337,13 @@ def _document(
             for verdict in shown.verdicts
         ],
         "outputs": [dataclasses.asdict(output) for output in shown.outputs],
-        "candidates": [candidate_document(judged) for judged in decision.judged],
+        "candidates": candidate_documents(decision.judged),
         "refused": dict(decision.refused),
+        "fixed_inputs": {t.name: t.fixed for t in bench.recipe.inputs if t.fixed is not None},
         "data": {
-            "split": _SPLIT,
+            "read_as": describe_samples(bench.recipe),
+            "split": _LINES if bench.recipe.calibration[0].reader == "text-lines" else _SPLIT,
+            "unused_arrays": unused_arrays(bench),
             "calibration": _data(bench.calibration_set),
             "evaluation": _data(bench.evaluation_set),
         },

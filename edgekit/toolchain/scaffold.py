@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.toolchain.graph import Graph
 from edgekit.toolchain.located import parse_toml
 from edgekit.toolchain.recipe import Recipe, read_recipe
-from edgekit.toolchain.verify import MIN_CALIBRATION_SAMPLES
+from edgekit.toolchain.sample_folder import check_count, data_kind, suffixes
+from edgekit.toolchain.scaffold_data import (
+    DataOptions,
+    Port,
+    Use,
+    relative,
+    toml_list,
+    toml_text,
+    use_of,
+)
 from edgekit.wire.canonical import sha256_file
-from edgekit.wire.errors import ConfigError, UsageError
+from edgekit.wire.errors import UsageError
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-_ARRAYS = (".npz", ".npy")
 _DTYPES = {
     1: "float32",
     2: "uint8",
@@ -30,38 +32,30 @@ _DTYPES = {
     10: "float16",
     11: "float64",
 }
-_PICTURE_RANK = 4
 # What a contract usually limits besides; the user knows the numbers.
 _LIMITS = (
     "# size_mib = { max = 5 }",
     "# latency_p95_ms = { max = 50 }  # predicted for the target",
     "",
 )
-_MAX_LISTED = 100_000
+_AS_FOUND = DataOptions()
 
 
-@dataclass(frozen=True)
-class Port:
-    """An input or output of a model: its name, element type and shape."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-
-def recipe_for_file(model: Path, data: Path) -> Recipe:
+def recipe_for_file(model: Path, data: Path, options: DataOptions = _AS_FOUND) -> Recipe:
     """Make a recipe in memory.
 
     Args:
         model: An .onnx file.
         data: A folder of samples; every other one calibrates, the rest evaluates.
+        options: What the user says of the samples.
 
     Raises:
         ConfigError: The folder is empty, holds too little, or nothing that fits the model.
         BuildError: The model cannot be read.
+        UsageError: There is no such model, or an option is for samples of another kind.
     """
-    text = recipe_text(model, data, model.resolve().parent)
-    _check_count(data)
+    text = recipe_text(model, data, model.resolve().parent, options)
+    check_count(data)
     name = model_name(model)
     return read_recipe(
         parse_toml(text, f"{model} (no recipe)"), model.resolve().parent / f"{name}.toml"
@@ -74,155 +68,70 @@ def model_name(model: Path) -> str:
     return name or "model"
 
 
-def recipe_text(model: Path, data: Path | None, folder: Path) -> str:
+def recipe_text(
+    model: Path, data: Path | None, folder: Path, options: DataOptions = _AS_FOUND
+) -> str:
     """Write a recipe as TOML.
 
     Args:
         model: An .onnx file.
         data: A folder of samples, or None to leave the place open.
         folder: Where the recipe will stand; paths are written relative to it if they can be.
+        options: What the user says of the samples.
 
     Raises:
         ConfigError: The data folder is empty or does not fit the model.
         BuildError: The model cannot be read.
-        UsageError: There is no such file, or its name is not Unicode.
+        UsageError: There is no such file, its name is not Unicode, or an option is for samples of
+            another kind.
     """
     if not model.is_file():
         raise UsageError("no such file", where=str(model))
     graph = Graph.load(model)
     inputs, outputs = _ports(graph, "input"), _ports(graph, "output")
-    kind = _data_kind(data)
+    use = use_of(data, (inputs, outputs), options, model, folder)
     lines = [
-        f"title = {_text(f'{model.stem} from {model.name}')}",
+        f"title = {toml_text(f'{model.stem} from {model.name}')}",
         "serial = 1  # raise it with every release: a device refuses a lower one",
         'license = "LicenseRef-unknown"  # an SPDX expression',
         "",
         "[source]  # the digest is checked at every build",
-        f"uri = {_text('file:' + _relative(model, folder))}",
+        f"uri = {toml_text('file:' + relative(model, folder))}",
         f'sha256 = "{sha256_file(model)}"',
         "",
     ]
     for word, ports in (("inputs", inputs), ("outputs", outputs)):
         for port in ports:
-            shape = ", ".join(_text(d) if isinstance(d, str) else str(d) for d in port.shape)
+            shape = ", ".join(toml_text(d) if isinstance(d, str) else str(d) for d in port.shape)
             lines += [
                 f"[[{word}]]",
-                f"name = {_text(port.name)}",
+                f"name = {toml_text(port.name)}",
                 f'dtype = "{port.dtype}"',
                 f"shape = [{shape}]",
+                *_fixed_line(use, word, port),
                 "",
             ]
-    lines += _task_lines(kind, inputs, outputs, model)
+    lines += [*use.task, *_LIMITS]
     if data is None:
         lines += ["# Add [[calibration]] and [[evaluation]]: samples like the ones in the field."]
         return "\n".join(lines) + "\n"
-    for word, take in (("calibration", "even"), ("evaluation", "odd")):
+    include = toml_list(f"**/*{s}" for s in suffixes(data, data_kind(data)))
+    for word, half in (("calibration", "even"), ("evaluation", "odd")):
         lines += [
             f"[[{word}]]",
-            f"uri = {_text('file:' + _relative(data, folder))}",
-            f"include = {_text_list(f'**/*{s}' for s in _suffixes(data, kind))}",
-            f'take = "{take}"',
-            "limit = 200",
+            f"uri = {toml_text('file:' + relative(data, folder))}",
+            f"include = {include}",
+            f'{use.split} = "{half}"',
+            *use.reader,
             "",
         ]
     return "\n".join(lines)
 
 
-def _task_lines(kind: str, inputs: list[Port], outputs: list[Port], model: Path) -> list[str]:
-    if kind == "pictures":
-        size = _picture_size(inputs, outputs, model)
-        return [
-            "# Check these against the training code: a wrong scale costs accuracy silently.",
-            "[task]",
-            'name = "classify-image"',
-            f"input = {_text(inputs[0].name)}",
-            f"size = [{size[0]}, {size[1]}]",
-            *(['order = "grey"'] if inputs[0].shape[1] == 1 else []),
-            "mean = 0",
-            "std = 255",
-            "",
-            "[accept]",
-            "top1_agreement = { min = 0.95 }  # the same best class as fp32",
-            *_LIMITS,
-        ]
-    names = ", ".join(_text(port.name) for port in inputs)
-    return [
-        "[task]",
-        'name = "tensors"',
-        f"inputs = [{names}]",
-        "",
-        "[accept]",
-        "output_cosine = { min = 0.98 }  # against fp32, each sample's worst output",
-        *_LIMITS,
-    ]
-
-
-def _picture_size(inputs: list[Port], outputs: list[Port], model: Path) -> tuple[int, int]:
-    shape = inputs[0].shape
-    fits = (
-        len(inputs) == 1
-        and len(shape) == _PICTURE_RANK
-        and shape[1] in (1, 3)
-        and len(outputs) == 1
-        and len(outputs[0].shape) == 2  # noqa: PLR2004 - [batch, classes]
-    )
-    if not fits:
-        raise ConfigError(
-            "pictures need a classifier: one input [N, 3, H, W] or [N, 1, H, W], one output "
-            "[N, classes]",
-            hint="save what the model is fed as .npz files, or write a recipe: `edgekit init`",
-            where=str(model),
-        )
-    height, width = shape[2], shape[3]
-    return (width if isinstance(width, int) else 224, height if isinstance(height, int) else 224)
-
-
-def _data_kind(data: Path | None) -> str:
-    if data is None:
-        return "arrays"
-    counts = _count_suffixes(data)
-    arrays, pictures = (sum(counts[s] for s in known) for known in (_ARRAYS, _PICTURES))
-    if not arrays and not pictures:
-        raise ConfigError(
-            "no samples: neither .npz/.npy files nor pictures",
-            hint="one .npz a sample, keys = input names; or .png/.jpg for a classifier",
-            where=str(data),
-        )
-    return "arrays" if arrays >= pictures else "pictures"
-
-
-def _count_suffixes(data: Path) -> Counter[str]:
-    if not data.is_dir():
-        what = (
-            "is a file, not a folder of samples" if data.exists() else "no such folder of samples"
-        )
-        raise ConfigError(what, where=str(data))
-    counts: Counter[str] = Counter()
-    for number, path in enumerate(data.rglob("*")):
-        if number > _MAX_LISTED:
-            raise ConfigError(
-                f"over {_MAX_LISTED} files", where=str(data), hint="give a smaller folder"
-            )
-        counts[path.suffix.lower()] += path.is_file()
-    return counts
-
-
-def _check_count(data: Path) -> None:
-    kind = _data_kind(data)
-    counts = _count_suffixes(data)
-    found = sum(counts[suffix] for suffix in _suffixes(data, kind))
-    if (found + 1) // 2 < MIN_CALIBRATION_SAMPLES:
-        few = "sample is" if found == 1 else "samples are"
-        raise ConfigError(
-            f"{found} {few} too few: every other one calibrates, the rest evaluates",
-            hint=f"give at least {2 * MIN_CALIBRATION_SAMPLES}, as varied as the field",
-            where=str(data),
-        )
-
-
-def _suffixes(data: Path, kind: str) -> list[str]:
-    counts = _count_suffixes(data)
-    return [s for s in (_ARRAYS if kind == "arrays" else _PICTURES) if counts[s]]
+def _fixed_line(use: Use, word: str, port: Port) -> list[str]:
+    if word != "inputs" or port.name not in use.fixed:
+        return []
+    return [f"fixed = {use.fixed[port.name]}  # as the samples have it; the input goes away"]
 
 
 def _ports(graph: Graph, which: str) -> list[Port]:
@@ -238,26 +147,3 @@ def _ports(graph: Graph, which: str) -> list[Port]:
         )
         ports.append(Port(value.name, _DTYPES.get(tensor.elem_type, "unknown"), shape))
     return ports
-
-
-def _relative(path: Path, folder: Path) -> str:
-    # A project moves as a whole: what lies in it is named relative to the recipe.
-    resolved, start = path.resolve(), folder.resolve()
-    if resolved.is_relative_to(start.parent):
-        return os.path.relpath(resolved, start)
-    return str(resolved)
-
-
-def _text(value: str) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(
-            f"a name is not Unicode: {value!a}", hint="give the file a name that is"
-        ) from error
-    # A JSON string is also a TOML basic string, but for surrogate pairs and a bare DEL.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _text_list(values: Iterable[str]) -> str:
-    return f"[{', '.join(_text(value) for value in values)}]"

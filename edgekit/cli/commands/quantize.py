@@ -20,7 +20,8 @@ SCHEMA = "edgekit.quantize/1"
     required=True,
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="Folder of 32 samples or more: .npz, .npy or, for a classifier, pictures.",
+    help="Folder of 32 samples or more: .npz or .npy arrays, pictures (a classifier), sounds or, "
+    "one text a line, .txt.",
 )
 @target_option
 @click.option(
@@ -32,11 +33,23 @@ SCHEMA = "edgekit.quantize/1"
     help="The file to write; it is there whole or not at all.",
 )
 @click.option(
+    "--sample-rate",
+    metavar="HZ",
+    type=click.IntRange(1_000, 192_000),  # as edgekit.runtime.sounds has it
+    help="Rate at which the model takes sounds; 16000 by default.",
+)
+@click.option(
+    "--tokenizer",
+    metavar="tokenizer.json",
+    type=click.Path(path_type=Path),
+    help="Tokenizer of a model that takes texts; by default the one beside the model.",
+)
+@click.option(
     "--min-agreement",
     metavar="0..1",
     type=click.FloatRange(0, 1),
-    help="Lowest agreement with fp32; 0.98 (cosine of the worst output), for pictures 0.95 (the "
-    "same best class).",
+    help="Lowest agreement with fp32; by default 0.98 (cosine of the worst output), for pictures "
+    "0.95 (the same best class).",
 )
 @click.option(
     "--max-size-mib",
@@ -65,6 +78,8 @@ def command(
     data: Path,
     target: str,
     output: Path,
+    sample_rate: int | None,
+    tokenizer: Path | None,
     min_agreement: float | None,
     max_size_mib: float | None,
     max_latency_p95_ms: float | None,
@@ -83,6 +98,8 @@ def command(
     Examples:
       edgekit quantize detector.onnx --data samples/ --target rpi5 -o detector-int8.onnx
       edgekit quantize net.onnx --data s/ --target rk3588 -o net8.onnx --min-agreement 0.995
+      edgekit quantize vad.onnx --data wavs/ --target rpi5 -o vad8.onnx --sample-rate 8000
+      edgekit quantize bert/model.onnx --data texts/ --target rpi5 -o bert-int8.onnx
     """
     from edgekit.cli.build_view import BuildView
     from edgekit.cli.output import show_error
@@ -100,6 +117,8 @@ def command(
             max_size_mib=max_size_mib,
             max_latency_p95_ms=max_latency_p95_ms,
             allow_slower=allow_slower,
+            sample_rate_hz=sample_rate,
+            tokenizer=tokenizer,
             project=project,
             on_event=view.on_event,
             **settings,

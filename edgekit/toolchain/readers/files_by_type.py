@@ -16,12 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from edgekit.runtime.options import Options
 from edgekit.toolchain.readers import Sample
 from edgekit.toolchain.readers.files import chosen_paths
 from edgekit.wire.errors import ConfigError
+
+T = TypeVar("T")
 
 
 def read(
@@ -70,7 +72,7 @@ def type_of(name: str, *, by_folder: bool) -> str:
     return path.parent.name if by_folder else path.suffix[1:].lower()
 
 
-def spread(items: list[tuple[str, Path]], count: int) -> list[tuple[str, Path]]:
+def spread(items: list[T], count: int) -> list[T]:
     """Take a number of items evenly over a list; all of them where there are fewer."""
     if len(items) <= count:
         return items

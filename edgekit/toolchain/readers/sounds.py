@@ -13,12 +13,19 @@ Options:
         file's loudest window are left out: they are pauses.
     noise: How each window is heard: ``"clean"``, or a noise and the ratio of the file's level to
         it in dB: ``"pink@10"``. Default ``["clean"]``; several give several samples a window.
+    most: Most windows, taken evenly over the files and within each; then windows of digital silence
+        are left out. 0, the default, takes all.
+    shape: What a model is fed, ``[1, 512]``: a sample is an array for the task ``tensors``. The
+        last number is the window's length in samples, instead of ``window_s``, and a shorter window
+        is filled up with silence; 0 leaves each as long as it is.
 
-A sample is a WAV file of 16-bit PCM; its name ends with the window's start and its noise.
+A sample is a WAV file of 16-bit PCM, or float32 in an .npy file where ``shape`` is given; its name
+ends with the window's start and its noise.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +38,7 @@ from edgekit.runtime.options import Options
 from edgekit.toolchain.noise import noise
 from edgekit.toolchain.readers import Sample
 from edgekit.toolchain.readers.files import chosen_paths
+from edgekit.toolchain.readers.files_by_type import spread
 from edgekit.wire.errors import ConfigError
 
 MAX_FILE_BYTES = 256 << 20
@@ -38,8 +46,10 @@ MAX_SEGMENTS_BYTES = 4 << 20
 SPEECH_SHARE = 0.5
 SILENCE_SHARE = 0.1
 QUIET = 0.1
+MAX_WINDOW = 1 << 24
 
 Spans = list[tuple[float, float]]
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -91,15 +101,21 @@ def read(
     suffix = opts.choice("segments", (".rttm", ".lab")) if opts.has("segments") else None
     label = int(opts.within("label", 0, 1)) if opts.has("label") else None
     conditions = [Condition.parse(text) for text in opts.strings("noise", ("clean",))]
+    most = int(opts.within("most", 0, 1 << 20, 0))
+    shape = _shape(opts)
     opts.close()
     if suffix and label is not None:
         raise ConfigError('reader sounds takes "segments" or "label", not both')
+    window = (shape[-1] if shape else 0) or window
+    paths = spread(paths, most) if most else paths
+    silent = bool(most)
     for name, path in paths:
         samples = _load(path, rate_hz)
         spans = _spans(path.with_suffix(suffix)) if suffix else None
         loudness = _loudness(samples, window or len(samples))
         level = max(loudness.values(), default=0.0)
-        for start, loud in loudness.items():
+        for start, loud in _chosen(loudness, -(-most // len(paths))):
+            silent = False
             part = samples[start : start + (window or len(samples))]
             truth = label
             if spans is not None:
@@ -109,7 +125,13 @@ def read(
             elif label == 1 and loud < QUIET * level:
                 continue
             for condition in conditions:
-                yield _sample(name, part, start, rate_hz, condition, level, truth)
+                tag, heard = _heard(name, part, start, rate_hz, condition, level)
+                if shape:
+                    yield Sample(tag, _array(heard, shape), ".npy", truth)
+                else:
+                    yield Sample(tag, sounds.encode_wav(heard, rate_hz), ".wav", truth)
+    if silent:
+        raise ConfigError("all sounds are digital silence", where=str(root))
 
 
 def label_of(spans: Spans, start_s: float, end_s: float) -> int | None:
@@ -204,18 +226,44 @@ def _loudness(samples: sounds.Samples, window: int) -> dict[int, float]:
     }
 
 
-def _sample(
+def _chosen(loudness: Mapping[int, float], each: int) -> list[tuple[int, float]]:
+    """Take a number of one file's windows; all of them for 0."""
+    if not each:
+        return list(loudness.items())
+    # Digital silence is the same everywhere: it says nothing, and would stand in both halves.
+    return spread([(start, loud) for start, loud in loudness.items() if loud > 0], each)
+
+
+def _heard(
     name: str,
     part: sounds.Samples,
     start: int,
     rate_hz: int,
     condition: Condition,
     level: float,
-    label: int | None,
-) -> Sample:
-    heard, tag = part, f"{name}@{start / rate_hz:.3f}s"
-    if condition.noise is not None:
-        tag += f"+{condition.noise}@{condition.snr_db:g}"
-        gain = level * 10 ** (-condition.snr_db / 20)
-        heard = part + np.float32(gain) * noise(condition.noise, len(part), rate_hz, tag)
-    return Sample(tag, sounds.encode_wav(heard, rate_hz), ".wav", label)
+) -> tuple[str, sounds.Samples]:
+    tag = f"{name}@{start / rate_hz:.3f}s"
+    if condition.noise is None:
+        return tag, part
+    tag += f"+{condition.noise}@{condition.snr_db:g}"
+    gain = level * 10 ** (-condition.snr_db / 20)
+    return tag, part + np.float32(gain) * noise(condition.noise, len(part), rate_hz, tag)
+
+
+def _shape(options: Options) -> Shape:
+    if not options.has("shape"):
+        return ()
+    shape = tuple(int(n) for n in options.numbers("shape"))
+    if min(shape) < 0 or shape[-1] > MAX_WINDOW or set(shape[:-1]) - {1}:
+        raise ConfigError(
+            f'reader sounds: "shape" is {list(shape)}',
+            hint="ones, and the window's length at the end: [1, 512]",
+        )
+    return shape
+
+
+def _array(heard: sounds.Samples, shape: Shape) -> bytes:
+    filled = np.pad(heard, (0, max(shape[-1] - len(heard), 0))).astype(np.float32)
+    buffer = io.BytesIO()
+    np.save(buffer, filled.reshape(*shape[:-1], -1))
+    return buffer.getvalue()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from edgekit.toolchain.recipe import load_recipe
 from edgekit.toolchain.scaffold import model_name, recipe_for_file, recipe_text
+from edgekit.toolchain.scaffold_data import DataOptions
 from edgekit.wire.canonical import sha256_file
 from edgekit.wire.errors import BuildError, ConfigError, UsageError
 
@@ -123,10 +124,88 @@ def test_pictures_make_a_classifier(tmp_path):
     recipe = recipe_for_file(model, folder)
     assert recipe.task == "classify-image"
     assert recipe.task_options["size"] == [128, 96]
-    assert recipe.calibration[0].options["include"] == ["**/*.png", "**/*.jpg"]
+    # As they are spelled: a glob tells large letters from small ones.
+    assert recipe.calibration[0].options["include"] == ["**/*.png", "**/*.JPG"]
     flat = save(tmp_path / "flat.onnx", {"in": [5]}, {"out": [5]})
     with pytest.raises(ConfigError, match="pictures need a classifier"):
         recipe_for_file(flat, folder)
+
+
+def test_sounds_make_windows_of_the_inputs_length(tmp_path):
+    folder = tmp_path / "sounds"
+    folder.mkdir()
+    for name in ("a.wav", "b.WAV", "notes.txt"):
+        (folder / name).write_bytes(b"")
+    model = save(tmp_path / "m.onnx", {"wave": ["N", 512]}, {"out": ["N", 7]})
+    recipe = recipe_for_file(model, folder, DataOptions(sample_rate_hz=8000))
+    assert (recipe.task, recipe.contract_for("rpi5")[0].metric) == ("tensors", "output_cosine")
+    spec = recipe.calibration[0]
+    assert (spec.reader, spec.options["rate_hz"], spec.options["shape"]) == (
+        "sounds",
+        8000,
+        [1, 512],
+    )
+    assert spec.options["include"] == ["**/*.WAV", "**/*.wav"]
+    with pytest.raises(UsageError, match="--tokenizer is for texts; the folder holds sounds"):
+        recipe_for_file(model, folder, DataOptions(tokenizer=model))
+
+
+@pytest.mark.parametrize(("rate_hz", "frame", "context"), [(16000, 512, 64), (8000, 256, 32)])
+def test_speech_detectors_are_known_by_their_names(tmp_path, rate_hz, frame, context):
+    folder = tmp_path / "sounds"
+    folder.mkdir()
+    for name in ("a.wav", "b.wav"):
+        (folder / name).write_bytes(b"")
+    inputs = {"input": ["?", "?"], "state": [2, "?", 128]}
+    model = save(tmp_path / "m.onnx", inputs, {"output": ["?", 1], "stateN": ["?", "?", "?"]})
+    recipe = recipe_for_file(model, folder, DataOptions(sample_rate_hz=rate_hz))
+    assert (recipe.task, recipe.contract_for("rpi5")[0].metric) == (
+        "detect-speech",
+        "frame_agreement",
+    )
+    options = recipe.task_options
+    assert (options["frame"], options["context"], options["state_shape"]) == (
+        frame,
+        context,
+        [2, 1, 128],
+    )
+    bare = save(tmp_path / "m.onnx", {**inputs, "input": [1, 512]}, {"output": [1], "stateN": [1]})
+    assert recipe_for_file(bare, folder).task_options["context"] == 0
+    with pytest.raises(ConfigError, match="no sounds at 44100 Hz"):
+        recipe_for_file(bare, folder, DataOptions(sample_rate_hz=44100))
+    odd = save(tmp_path / "m.onnx", {**inputs, "input": [1, 600]}, {"output": [1], "stateN": [1]})
+    with pytest.raises(ConfigError, match="takes 600 samples"):
+        recipe_for_file(odd, folder)
+
+
+def test_texts_need_the_models_tokenizer(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_text("\n".join(f"text {i}" for i in range(40)))
+    ports = {"input_ids": ["b", "t"], "attention_mask": ["b", "t"]}
+    model = save(tmp_path / "m.onnx", ports, {"out": ["b", 7], "out2": ["b", 7]}, dtype=7)
+    with pytest.raises(ConfigError, match="need the model's tokenizer") as caught:
+        recipe_for_file(model, folder)
+    assert caught.value.where == str(tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    recipe = recipe_for_file(model, folder)
+    spec = recipe.evaluation[0]
+    assert (recipe.task, spec.reader, spec.options["lines"]) == ("tensors", "text-lines", "odd")
+    assert spec.extra["tokenizer"].sha256 == sha256_file(tmp_path / "tokenizer.json")
+    assert spec.options["inputs"] == ["input_ids", "attention_mask"]
+    flat = save(tmp_path / "m.onnx", {"input_ids": ["t"]}, {"out": ["t"]}, dtype=7)
+    with pytest.raises(ConfigError, match="texts need the inputs"):
+        recipe_for_file(flat, folder)
+
+
+def test_links_are_no_samples(tmp_path, arrays):
+    model = save(tmp_path / "m.onnx", {"x": [3]}, {"y": [3]})
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for path in arrays.iterdir():
+        (linked / path.name).symlink_to(path)
+    with pytest.raises(ConfigError, match="symbolic links are left out"):
+        recipe_for_file(model, linked)
 
 
 def test_a_file_name_that_is_not_unicode_is_refused(tmp_path):

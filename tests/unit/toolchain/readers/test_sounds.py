@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 
 import numpy as np
 import pytest
@@ -67,6 +68,36 @@ def test_noise_has_the_level_that_its_name_says(folder):
     assert level == pytest.approx(6, abs=0.1)
 
 
+def test_most_windows_are_spread_over_files_and_leave_silence_out(folder):
+    assert [s.name for s in read(folder, window_s=1.0, most=2)] == ["a.wav@1.000s", "a.wav@2.000s"]
+    loud = np.sin(np.arange(3 * RATE, dtype=np.float32))
+    for name in "bcd":
+        (folder / f"{name}.wav").write_bytes(sounds.encode_wav(loud, RATE))
+    found = read(folder, window_s=0.5, most=8)
+    assert [s.name.partition("@")[0] for s in found] == [f"{n}.wav" for n in "aabbccdd"]
+    assert [s.name for s in read(folder, window_s=1.0, most=2)] == ["a.wav@1.000s", "c.wav@0.000s"]
+    (folder / "a.wav").write_bytes(sounds.encode_wav(np.zeros(RATE, np.float32), RATE))
+    with pytest.raises(ConfigError, match="digital silence"):
+        read(folder, include=["a.wav"], most=2)
+
+
+def test_windows_as_arrays_of_a_models_shape(folder):
+    found = read(folder, shape=[1, 30000])
+    arrays = [np.load(io.BytesIO(s.data)) for s in found]
+    assert [a.shape for a in arrays] == [(1, 30000), (1, 30000)]
+    assert {(s.suffix, str(a.dtype)) for s, a in zip(found, arrays, strict=True)} == {
+        (".npy", "float32")
+    }
+    # 4 s are two windows and 4000 samples, less than half of one.
+    assert arrays[0][0, 20000] == pytest.approx(0.5, abs=1e-4)
+    (long,) = read(folder, shape=[1, 1, 100000])
+    whole = np.load(io.BytesIO(long.data))
+    assert whole.shape == (1, 1, 100000)
+    assert not whole[0, 0, 4 * RATE :].any()
+    (free,) = read(folder, shape=[0], window_s=10)
+    assert np.load(io.BytesIO(free.data)).shape == (4 * RATE,)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -76,6 +107,8 @@ def test_noise_has_the_level_that_its_name_says(folder):
         ({"segments": ".rttm", "label": 1}, "not both"),
         ({"segments": ".txt"}, "segments"),
         ({"window": 1}, "window"),
+        ({"shape": [2, 512]}, "shape"),
+        ({"shape": [1, -1]}, "shape"),
         ({"include": ["*.mp3"]}, "mp3"),
     ],
 )
