@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -93,6 +94,9 @@ def command_section(path: str, command: click.Command) -> str:
             usage = " ".join(command.collect_usage_pieces(context))
             lines.append(f"```\n{path} {usage}\n```\n")
         lines.append(help_text(command.help or ""))
+        schema = schema_of(command)
+        if schema is not None:
+            lines.append(f"`--json` prints one document, `{schema}`.\n")
         rows = []
         for parameter in command.get_params(context):
             if not isinstance(parameter, click.Option) or set(parameter.opts) & set(COMMON):
@@ -106,6 +110,16 @@ def command_section(path: str, command: click.Command) -> str:
         if rows:
             lines.append("| option | |\n|---|---|\n" + "\n".join(rows) + "\n")
     return "\n".join(lines)
+
+
+def schema_of(command: click.Command) -> str | None:
+    """Return the schema of what ``--json`` prints; None for a group."""
+    if isinstance(command, click.Group) or command.callback is None:
+        return None
+    function = inspect.unwrap(command.callback)
+    named = re.search(r'"(edgekit\.[a-z.-]+/\d+)"', inspect.getsource(function))
+    found = named[1] if named else getattr(sys.modules[function.__module__], "SCHEMA", None)
+    return None if found is None else str(found)
 
 
 def help_text(text: str) -> str:

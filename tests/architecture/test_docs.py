@@ -81,6 +81,14 @@ def test_every_command_helps_with_an_example(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", COMMANDS)
+def test_every_document_has_a_schema_that_is_documented(path: str) -> None:
+    if not isinstance(COMMANDS[path], click.Group):
+        schema = reference().schema_of(COMMANDS[path])
+        assert schema is not None
+        assert f"`{schema}`" in (DOCS / "reference" / "cli.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", COMMANDS)
 def test_every_option_has_help(path: str) -> None:
     options = [p for p in COMMANDS[path].params if isinstance(p, click.Option)]
     assert [option.name for option in options if not option.help] == []

@@ -190,7 +190,7 @@ def test_texts_for_a_model_of_fixed_shape_and_of_int32(text, edgekit):
 
 def test_tokenizers_that_will_not_do(text, refuses):
     (text.folder / "tokenizer.json").write_text("{}")
-    refuses(text, code=3, says="not a tokenizer.json")
+    refuses(text, code=3, says="not a tokenizer.json", where="tokenizer.json")
     (text.folder / "tokenizer.json").unlink()
     hint = "--tokenizer"
     says = "texts need the model's tokenizer"

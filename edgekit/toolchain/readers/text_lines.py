@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.runtime.options import Options
-from edgekit.runtime.tasks import create_task
+from edgekit.runtime.tasks import Task, create_task
 from edgekit.toolchain.readers import Sample
 from edgekit.toolchain.readers.files import chosen_paths, parse_take
 from edgekit.toolchain.readers.files_by_type import spread
@@ -51,11 +51,8 @@ def read(
     for key in _TASK_OPTIONS:
         opts.get(key, object, "")
     opts.close()
-    files = {name: path.read_bytes() for name, path in extra.items()}
     # The task's own tokenizing: cut, padded and limited as the device has it.
-    task = create_task(
-        "embed-text", {key: options[key] for key in _TASK_OPTIONS if key in options}, files
-    )
+    task = _task({key: options[key] for key in _TASK_OPTIONS if key in options}, extra)
     found = [line for i, line in enumerate(distinct_lines(paths)) if i % count == index]
     for name, text in spread(found, most) if most else found:
         fed: dict[str, Any] = {}
@@ -71,6 +68,15 @@ def read(
         buffer = io.BytesIO()
         np.savez(buffer, **fed)
         yield Sample(name, buffer.getvalue(), ".npz")
+
+
+def _task(options: Mapping[str, Any], extra: Mapping[str, Path]) -> Task:
+    try:
+        files = {name: path.read_bytes() for name, path in extra.items()}
+        return create_task("embed-text", options, files)
+    except ConfigError as error:
+        where = str(extra["tokenizer"]) if "not a tokenizer" in error.message else error.where
+        raise ConfigError(error.message, hint=error.hint, where=where) from error
 
 
 def distinct_lines(paths: Sequence[tuple[str, Path]]) -> list[tuple[str, str]]:
