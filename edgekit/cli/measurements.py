@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _NEAR_ONE = 0.9995
+_ONE = 1 - 1e-9  # what is left of 1 after rounding in a sum
 
 
 def contract_table(summary: Mapping[str, Any]) -> Table:
@@ -53,7 +54,7 @@ def number(measurement: Mapping[str, Any] | None) -> str:
 
 def _share(value: float) -> str:
     """Write a share with three decimals; as many as it takes where they would say 1 of less."""
-    if not _NEAR_ONE < value < 1:
+    if not _NEAR_ONE < value < _ONE:
         return f"{value:.3f}"
     return f"{value:.{min(9, 1 - math.floor(math.log10(1 - value)))}f}"
 
@@ -70,7 +71,7 @@ def provenance(measurement: Mapping[str, Any]) -> str:
         words.append(f"n={measurement['n']}")
     interval = measurement.get("interval")
     if interval:
-        low, high = (_share(v) if _NEAR_ONE < v < 1 else f"{v:.3g}" for v in interval)
+        low, high = (_share(v) if _NEAR_ONE < v < _ONE else f"{v:.3g}" for v in interval)
         words.append(f"{low} to {high}")
     here = measurement["kind"] == "measured"
     words.append("measured here" if here else f"{measurement['kind']} for {measurement['where']}")

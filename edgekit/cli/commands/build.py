@@ -30,7 +30,7 @@ SCHEMA = "edgekit.build/1"
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Folder of samples, for FILE.onnx: .npz, .npy or pictures.",
+    help="Folder of samples, for FILE.onnx: .npz, .npy, pictures, sounds or texts.",
 )
 @project_option
 @click.option(

@@ -17,7 +17,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 @click.command("init")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="Folder of samples: .npz, .npy or pictures."
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Folder of samples: .npz, .npy, pictures, sounds or texts.",
 )
 @click.option("--name", help="Name of the model; the file's by default.")
 @project_option

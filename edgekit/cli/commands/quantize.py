@@ -20,8 +20,8 @@ SCHEMA = "edgekit.quantize/1"
     required=True,
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="Folder of 32 samples or more: .npz or .npy arrays, pictures (a classifier), sounds or, "
-    "one text a line, .txt.",
+    help="Folder of 32 samples or more: .npz or .npy arrays, pictures for a classifier, sounds, "
+    "or .txt with a text a line.",
 )
 @target_option
 @click.option(
