@@ -10,7 +10,7 @@ from edgekit.runtime.tasks import Prediction
 from edgekit.toolchain.compare import OutputDifference
 from edgekit.toolchain.events import Event
 from edgekit.toolchain.plan import make_plan
-from edgekit.toolchain.proposals import candidates
+from edgekit.toolchain.proposals import candidates, with_smaller_weights
 from edgekit.toolchain.quantize.candidates import FP16_WEIGHTS, INT8_WEIGHTS, Candidate
 from edgekit.toolchain.stages import Workbench
 from edgekit.toolchain.timing import PairTiming
@@ -136,8 +136,11 @@ def decide(bench: Workbench, limit: TimeLimit = NO_LIMIT) -> Decision:
             # What was decided before is repeated, not decided again.
             judged = replace(judged, reason="")
         decision.judged.append(judged)
-        if not judged.reason and (values["search"] == "quick" or locked is not None):
-            break
+        if not judged.reason:
+            if locked is None:
+                decision.judged += _judge_smaller(bench, judged, fp32)
+            if locked is not None or values["search"] == "quick":
+                break
         if limit.is_over:
             decision.stopped = f"the search ended after its {limit.minutes:g} min"
             break
@@ -199,7 +202,10 @@ def _judge_fp32(bench: Workbench) -> _Reference:
     return _Reference(judged, predictions, _latency(predicted.measurements))
 
 
-def _judge(bench: Workbench, candidate: Candidate, fp32: _Reference) -> Judged:
+def _judge(
+    bench: Workbench, candidate: Candidate, fp32: _Reference, like: Judged | None = None
+) -> Judged:
+    """Judge a candidate; one that runs `like` another takes that one's time."""
     predicted = bench.predict(candidate.graph)
     predictions = bench.predictions(candidate.graph, candidate.name)
     measurements = (
@@ -211,7 +217,9 @@ def _judge(bench: Workbench, candidate: Candidate, fp32: _Reference) -> Judged:
     verdicts = judge(contract, measurements, fp32.judged.measurements)
     ratio, kind, timing = _latency(predicted.measurements) / fp32.latency_ms, "predicted", None
     reason = _shortfall(verdicts)
-    if not reason and decides_by_timing(bench):
+    if like is not None:
+        ratio, kind, timing = like.latency_ratio, like.ratio_kind, like.timing
+    elif not reason and decides_by_timing(bench):
         timing = bench.timing(candidate.graph)
         ratio = timing.ratio
         kind = f"measured on {bench.timed_on}" if bench.device else "measured"
@@ -231,6 +239,14 @@ def _judge(bench: Workbench, candidate: Candidate, fp32: _Reference) -> Judged:
     )
     outputs = tuple(bench.differences(candidate.graph))
     return Judged(candidate, measurements, verdicts, ratio, kind, timing, outputs, reason)
+
+
+def _judge_smaller(bench: Workbench, judged: Judged, fp32: _Reference) -> list[Judged]:
+    """Judge the form of a good candidate whose float32 weights take half the bytes."""
+    candidate = with_smaller_weights(bench, judged.candidate)
+    if candidate is None:
+        return []
+    return [_judge(bench, candidate, fp32, like=judged)]
 
 
 def _why_fp32(decision: Decision, locked: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +12,12 @@ from edgekit.toolchain.graph import Graph
 from edgekit.toolchain.quantize.candidates import (
     FP16_WEIGHTS,
     INT8_WEIGHTS,
+    SMALLER,
     Candidate,
     check_candidate,
     dynamic_candidate,
     is_convolutional,
+    smaller,
     static_candidate,
     weights_candidate,
 )
@@ -48,14 +49,18 @@ def candidates(
     Args:
         bench: The model on its target.
         refused: Gets the reason, by plan, why one gave no usable graph.
-        only: Name of the one candidate that is wanted; None for all.
+        only: Name of the one candidate that is wanted; None for all. Smaller forms of candidates
+            come only so: :func:`smaller` makes them of those that meet the contract.
     """
     graph = bench.canonical.graph
     feeds = bench.feeds  # data that cannot stand for anything fails the build, not a candidate
+    base = _base_name(only)
     seen: set[str] = set()
     for proposal in _proposals(bench):
         try:
             candidate = proposal.make()
+            if candidate is not None and only not in (None, base):
+                candidate = smaller(candidate)
             if candidate is None or only not in (None, candidate.name):
                 continue
             check_candidate(candidate, feeds)
@@ -70,6 +75,22 @@ def candidates(
             refused[proposal.name] = f"{proposal.name}: the file would not be smaller"
             continue
         yield candidate
+
+
+def with_smaller_weights(bench: Workbench, candidate: Candidate) -> Candidate | None:
+    """Return the smaller form of a candidate; None where there is none that runs."""
+    made = smaller(candidate)
+    if made is not None:
+        try:
+            check_candidate(made, bench.feeds)
+        except BuildError:
+            return None
+    return made
+
+
+def _base_name(name: str | None) -> str | None:
+    """Return the candidate that a smaller form is made of."""
+    return FP16_WEIGHTS if name == INT8_WEIGHTS else name and name.removesuffix(SMALLER)
 
 
 def _proposals(bench: Workbench) -> Iterator[Proposal]:
@@ -90,8 +111,7 @@ def _proposals(bench: Workbench) -> Iterator[Proposal]:
                 return dynamic_candidate(graph, scheme, kept)
 
             yield Proposal(_named("dynamic int8", share), dynamic)
-    for precision in (INT8_WEIGHTS, FP16_WEIGHTS):
-        yield Proposal(precision, functools.partial(weights_candidate, graph, precision))
+    yield Proposal(FP16_WEIGHTS, lambda: weights_candidate(graph))
 
 
 def _static(bench: Workbench, shares: Sequence[float], between: bool) -> Iterator[Proposal]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgekit.runtime.session import open_session, runner
 from edgekit.toolchain.graph import Graph
@@ -20,6 +20,7 @@ MIN_INT8_SHARE = 0.1
 _CHECK_FEEDS = 8
 INT8_WEIGHTS = "int8 weights"
 FP16_WEIGHTS = "fp16 weights"
+SMALLER = ", float weights in 8 bits"
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Candidate:
         graph: The model.
         kept_float: Names of the layers that compute in float32, the first the best worth it.
         int8_share: Share of weights that are multiplied in 8 bits, 0..1; others may be stored so.
+        plain: The graph before its float32 weights were stored in 16 bits; None if they were not.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Candidate:
     graph: Graph
     kept_float: tuple[str, ...] = ()
     int8_share: float = 0.0
+    plain: Graph | None = None
 
 
 def static_candidate(
@@ -92,14 +95,30 @@ def dynamic_candidate(
     return _int8(f"dynamic int8{suffix}", "int8 dynamic", made, kept)
 
 
-def weights_candidate(graph: Graph, precision: str) -> Candidate | None:
-    """Store all large weights in 8 or 16 bits and compute in float32; None where none is large."""
-    made = store_weights(graph, Stored.FLOAT16 if precision == FP16_WEIGHTS else Stored.INT8)
-    return None if made is graph else Candidate(precision, precision, made)
+def weights_candidate(graph: Graph) -> Candidate | None:
+    """Store all large weights in 16 bits and compute in float32; None where none is large."""
+    made = store_weights(graph, Stored.FLOAT16)
+    return None if made is graph else Candidate(FP16_WEIGHTS, FP16_WEIGHTS, made, plain=graph)
+
+
+def smaller(candidate: Candidate) -> Candidate | None:
+    """Store the weights of what computes in float32 in 8 bits instead of 16; None without any.
+
+    What runs is folded from them at load, so the candidate is as fast as the one given.
+    """
+    if candidate.plain is None:
+        return None
+    made = store_weights(candidate.plain, Stored.INT8)
+    if made is candidate.plain:
+        return None
+    if candidate.precision == FP16_WEIGHTS:
+        return Candidate(INT8_WEIGHTS, INT8_WEIGHTS, made)
+    return replace(candidate, name=candidate.name + SMALLER, graph=made, plain=None)
 
 
 def _int8(name: str, precision: str, made: Graph, kept: Sequence[str]) -> Candidate:
-    return Candidate(name, precision, store_weights(made), tuple(kept), int8_share(made))
+    stored = store_weights(made, Stored.FLOAT16)
+    return Candidate(name, precision, stored, tuple(kept), int8_share(made), plain=made)
 
 
 def dynamic_layers(graph: Graph) -> list[Layer]:
