@@ -114,7 +114,7 @@ def _check_external(proto: onnx.ModelProto, path: Path) -> None:
     folder = path.parent.resolve()
     sizes: dict[Path, int] = {}
     read_bytes = 0
-    for location, length in _external(proto):
+    for location, offset, length in _external(proto):
         file = folder / location
         # The name comes from the model, whoever made that: no file elsewhere is opened for it.
         if not location or not file.resolve().is_relative_to(folder) or file.is_symlink():
@@ -131,19 +131,29 @@ def _check_external(proto: onnx.ModelProto, path: Path) -> None:
                 where=str(path),
             )
         sizes[file] = file.stat().st_size
+        if offset + (length or 0) > sizes[file]:
+            raise BuildError(
+                f'the file of its weights, "{location}", is cut off: {sizes[file]} bytes, of '
+                f"{offset + (length or 0)} at least",
+                hint="check the download, or export the model again",
+                where=str(path),
+            )
         # Any number of tensors may name the same bytes.
         read_bytes += sizes[file] if length is None else length
     _check_size(path.stat().st_size + max(read_bytes, sum(sizes.values())), path)
 
 
-def _external(proto: onnx.ModelProto) -> Iterator[tuple[str, int | None]]:
-    """Yield the file and the length of every tensor that stands outside of the model's file."""
+def _external(proto: onnx.ModelProto) -> Iterator[tuple[str, int, int | None]]:
+    """Yield file, offset and length of every tensor that stands outside of the model's file."""
     for part in (proto.graph, *proto.functions):
         for tensor in _tensors(part):
             if tensor.data_location == tensor.EXTERNAL:
                 entries = {entry.key: entry.value for entry in tensor.external_data}
-                length = entries.get("length", "")
-                yield entries.get("location", ""), int(length) if length.isdecimal() else None
+                offset, length = (
+                    int(text) if text.isdecimal() else None
+                    for text in (entries.get("offset", ""), entries.get("length", ""))
+                )
+                yield entries.get("location", ""), offset or 0, length
 
 
 def _tensors(part: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.TensorProto]:

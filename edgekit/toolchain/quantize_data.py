@@ -52,6 +52,8 @@ def blaming(bench: Workbench, data: Path) -> Iterator[None]:
         hint = error.hint
         if "too few" in error.message and bench.recipe.calibration[0].reader == "sounds":
             hint = "give more or longer sounds: each half takes 16 windows"
+        elif "is also calibration sample" in error.message:
+            hint = "remove the copies: every other sample calibrates, the rest evaluates"
         elif "calibrated range" in error.message:
             hint = "every other one calibrates: give more samples, and of every kind in both halves"
         raise ConfigError(error.message, hint=hint, where=str(data)) from error

@@ -337,7 +337,7 @@ def test_data_that_are_no_numbers(net, refuses, bad):
 @pytest.mark.parametrize(
     ("make", "says", "hint"),
     [
-        (lambda p: np.savez(p, y=np.zeros(3)), 'no array "x"', "x=…"),
+        (lambda p: np.savez(p, y=np.zeros(3)), 'no array "x", but y', "x=…"),
         (lambda p: np.savez(p, x=np.zeros((1, 3, 32, 32))), "is float64[1, 3, 32, 32]", "float32"),
         (lambda p: np.savez(p, x=np.zeros((1, 3, 32, 32), np.uint8)), "is uint8", "astype"),
         (lambda p: np.savez(p, x=np.zeros((1, 3, 24, 32), np.float32)), "[n, 3, 32, 32]", "sizes"),
@@ -352,6 +352,12 @@ def test_data_that_are_no_numbers(net, refuses, bad):
 def test_samples_that_do_not_fit(net, refuses, make, says, hint):
     make(net.data / "006.npz")
     refuses(net, code=3, says=says, hint=hint, where="006.npz")
+
+
+def test_a_copy_in_both_halves(net, refuses):
+    shutil.copy(net.data / "003.npz", net.data / "008.npz")
+    says = 'evaluation sample "003.npz" is also calibration sample "008.npz"'
+    refuses(net, code=3, says=says, hint="remove the copies", where="samples")
 
 
 def test_a_folder_that_holds_too_little(net, refuses):
@@ -486,6 +492,21 @@ def test_a_full_disk_leaves_what_was_there(net, edgekit, mounted):
     assert "No space left" in ran.document["message"]
     assert out.read_text() == "earlier"
     assert [p.name for p in small.iterdir()] == ["out.onnx"]
+
+
+@pytest.mark.parametrize("place", ["os.fsync", "edgekit.toolchain.quantize_file.decide"])
+def test_an_interrupted_run_leaves_what_was_there(net, edgekit, tree, monkeypatch, place):
+    net.out.write_text("earlier")
+    before = tree(net.folder)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(place, interrupt)
+    ran = edgekit(*net.line())
+    assert (ran.code, ran.out) == (130, "")
+    assert "interrupted" in ran.err
+    assert tree(net.folder) == before
 
 
 def test_a_slower_model_is_written_only_when_asked_for(net, edgekit, monkeypatch):

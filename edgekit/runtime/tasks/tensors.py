@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_VALUES = 1024
 MAX_SAMPLE_BYTES = 256 << 20
+_MAX_NAMED = 8
 # What numpy and zipfile raise for files that are no arrays, or were cut off.
 _DAMAGED = (
     ValueError,
@@ -82,6 +83,7 @@ class Tensors:
         too_large = ConfigError(f"a sample is over {MAX_SAMPLE_BYTES >> 20} MiB")
         if len(data) > MAX_SAMPLE_BYTES:
             raise too_large
+        held: list[str] = []
         try:
             loaded = np.load(io.BytesIO(data), allow_pickle=False)
             if isinstance(loaded, np.ndarray):
@@ -90,7 +92,8 @@ class Tensors:
                 # An archive of a few KB can unpack to gigabytes.
                 if sum(entry.file_size for entry in loaded.zip.infolist()) > MAX_SAMPLE_BYTES:
                     raise too_large
-                arrays = {name: loaded[name] for name in self._inputs if name in loaded.files}
+                held = list(loaded.files)
+                arrays = {name: loaded[name] for name in self._inputs if name in held}
         except _DAMAGED as error:
             # numpy's own words advise to unpickle the file.
             raise ConfigError(
@@ -99,7 +102,8 @@ class Tensors:
         missing = [name for name in self._inputs if name not in arrays]
         if missing:
             raise ConfigError(
-                f'the sample has no array "{missing[0]}"',
+                f'the sample has no array "{missing[0]}"'
+                + (f", but {', '.join(held[:_MAX_NAMED])}" if held else ""),
                 hint="save it with numpy.savez(file, "
                 + ", ".join(f"{n}=…" for n in self._inputs)
                 + ")",

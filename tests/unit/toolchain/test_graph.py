@@ -97,6 +97,12 @@ def test_a_file_over_2_gb_is_refused_before_it_is_read(folder, place):
         Graph.load(save(folder, external("w.bin"), place=place))
 
 
+def test_a_file_that_is_cut_off_is_named(folder):
+    (folder / "w.bin").write_bytes(bytes(8))
+    with pytest.raises(BuildError, match=r'"w\.bin", is cut off: 8 bytes, of 12 at least'):
+        Graph.load(save(folder, external("w.bin")))
+
+
 def test_many_tensors_over_the_same_bytes_count_each(folder):
     with (folder / "w.bin").open("wb") as file:
         file.truncate(1 << 30)
