@@ -159,7 +159,7 @@ def calibrate(method: str, model: Path, count: int, folder: Path) -> dict[str, A
     import onnxruntime
     import onnxruntime.quantization.calibrate  # noqa: F401
 
-    import edgekit.toolchain.quantize.calibrate  # noqa: F401
+    import edgekit.toolchain.quantize.static  # noqa: F401
 
     files = sorted(folder.glob("*.npz"))[:count]
     base, imported = status_mib("VmRSS"), cpu_s()
@@ -204,12 +204,13 @@ class Reader:
 
 def with_edgekit(model: Path, files: Sequence[Path]) -> int:
     from edgekit.toolchain.graph import Graph
-    from edgekit.toolchain.quantize.calibrate import RangeRule, choose_range, collect
+    from edgekit.toolchain.quantize.calibrate import choose_range, collect
+    from edgekit.toolchain.quantize.static import RULES
 
     graph = Graph.load(model)
     stats = collect(graph, tensors_of(model), Samples(files))
-    # All rules, as a build does before it takes the best one.
-    for rule in RangeRule:
+    # The rules that a build tries before it takes the best one.
+    for rule in RULES:
         for found in stats.values():
             choose_range(found, rule)
     return len(stats)

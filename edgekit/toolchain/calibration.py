@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from edgekit.runtime.session import open_session, runner
 from edgekit.toolchain.graph import Graph
 from edgekit.toolchain.plan import CALIBRATION_FEEDS
-from edgekit.toolchain.quantize.calibrate import TensorStats, collect, extremes
+from edgekit.toolchain.quantize.calibrate import collect, extremes
 from edgekit.toolchain.quantize.candidates import dynamic_layers
+from edgekit.toolchain.quantize.histogram import TensorStats
 from edgekit.toolchain.quantize.layers import Layer, find_layers
 from edgekit.toolchain.quantize.sensitivity import layer_sqnr_db
 from edgekit.toolchain.quantize.static import (
@@ -89,7 +90,7 @@ def calibrate(bench: Workbench) -> Calibration:
         stats = bench.watch(
             "calibrate",
             "samples",
-            2 * len(feeds),
+            len(feeds),
             lambda tick: collect(graph, names, feeds, tick),
         )
         _lint_ranges(bench, graph, stats)

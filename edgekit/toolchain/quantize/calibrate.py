@@ -1,33 +1,32 @@
-"""Ranges of activations, from two streaming passes over the calibration feeds.
+"""Ranges of activations, from one streaming pass over the calibration feeds.
 
-Pass 1 takes minimum and maximum inside the graph, so only two scalars a tensor leave onnxruntime.
-Pass 2 fills a histogram of 2048 bins a tensor; one sample's activations are alive at a time.
-Every rule then reads the same statistics.
+Minimum and maximum are taken inside the graph, and of large tensors only some values leave
+onnxruntime; histograms of 2048 bins a tensor learn their range on the way. One sample's activations
+are alive at a time. Every rule then reads the same statistics.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgekit.runtime.session import open_session
 from edgekit.toolchain.graph import Graph, serialize
+from edgekit.toolchain.quantize.entropy import least_divergence
+from edgekit.toolchain.quantize.histogram import BINS, GrowingHistogram, TensorStats
+from edgekit.toolchain.quantize.probe import Probe, Seen, step_of
 from edgekit.wire.errors import BuildError
 
-if TYPE_CHECKING:
-    import numpy as np
-
-BINS = 2048
 LEVELS = 255  # steps of an 8-bit range
 # Share of the values that the percentile rule keeps; the tails beyond it are clipped.
 PERCENTILE = 0.9999
-_CHUNK_TENSORS = 64
+# Values of a tensor that count: about so many over all feeds, and no fewer of each.
+_VALUES = 1 << 19
+_FEWEST = 1 << 14
 # Shares of an extreme value that are tried as the end of a range.
 _FRACTIONS = (*(1.0 - 0.02 * i for i in range(26)), *(0.48 - 0.02 * i for i in range(23)))
 _SLOPE = 1e-3
-NARROW = 1e-2  # share of the largest value below which a range is narrow
 
 Feeds = Mapping[str, Any]
 
@@ -38,6 +37,7 @@ class RangeRule(StrEnum):
     MIN_MAX = "min-max"
     PERCENTILE = "percentile"
     MSE = "mse"
+    ENTROPY = "entropy"
 
 
 class Gate(StrEnum):
@@ -63,34 +63,22 @@ class Gate(StrEnum):
         return x * share if self in (Gate.SILU, Gate.HARD_SWISH) else share
 
 
-@dataclass(frozen=True)
-class TensorStats:
-    """What calibration saw of one tensor.
-
-    Attributes:
-        low: Smallest value.
-        high: Largest value.
-        histogram: int64[2048], counts over equal bins from low to high.
-    """
-
-    low: float
-    high: float
-    histogram: np.ndarray[Any, Any]
-
-
 def collect(
     graph: Graph,
     tensors: Sequence[str],
     feeds: Sequence[Feeds],
     on_done: Callable[[int], None] = lambda _done: None,
 ) -> dict[str, TensorStats]:
-    """Run the graph over the feeds and collect statistics.
+    """Run the graph over the feeds, once each, and collect statistics.
+
+    Extremes are those of all values. Histograms count all values of small tensors, and of large
+    ones those at every k-th place, from a place that moves on with every feed.
 
     Args:
         graph: The float32 graph.
         tensors: Names of float32 tensors: inputs, intermediate results or outputs.
-        feeds: Calibration feeds; iterated twice.
-        on_done: Called with the number of samples done, over both passes.
+        feeds: Calibration feeds; iterated once.
+        on_done: Called with the number of samples done.
 
     Raises:
         BuildError: An activation is NaN or infinite, or there are no feeds.
@@ -99,23 +87,25 @@ def collect(
 
     if not feeds:
         raise BuildError("there are no calibration samples", hint="give the recipe [[calibration]]")
-    ranges = extremes(graph, tensors, feeds, on_done)
-    histograms = {name: np.zeros(BINS, dtype=np.int64) for name in ranges}
-    for start in range(0, len(tensors), _CHUNK_TENSORS):
-        chunk = [t for t in tensors[start : start + _CHUNK_TENSORS] if t in ranges]
-        session, fed = session_with_outputs(graph, chunk), set(graph.input_names)
-        wanted = [t for t in chunk if t not in fed]
-        for index, feed in enumerate(feeds):
-            values = dict(zip(wanted, session.run(wanted, dict(feed)), strict=True))
-            values.update({t: feed[t] for t in chunk if t in fed})
-            for name, value in values.items():
-                low, high = ranges[name]
-                if high > low:
-                    # float32 has no 2048 edges between two values that are nearly equal.
-                    wide = value.astype(np.float64) if high - low < NARROW * abs(high) else value
-                    histograms[name] += np.histogram(wide, bins=BINS, range=(low, high))[0]
-            on_done(len(feeds) + index + 1)
-    return {name: TensorStats(low, high, histograms[name]) for name, (low, high) in ranges.items()}
+    if not tensors:
+        return {}
+    most = max(_FEWEST, _VALUES // len(feeds))
+    probe = Probe(graph, tensors)
+    histograms = [GrowingHistogram() for _ in tensors]
+    steps = np.zeros(0, dtype=np.int64)
+    for index, feed in enumerate(feeds):
+        if not steps.size:
+            # Sizes are known only now. Every feed has the same steps: all values weigh the same.
+            sizes = probe.run(feed).sizes
+            steps = np.array([step_of(int(size), most) for size in sizes], dtype=np.int64)
+        seen = probe.run(feed, index % steps, steps)
+        _check_finite(tensors, seen, index)
+        for histogram, low, high, values in zip(
+            histograms, seen.low.tolist(), seen.high.tolist(), seen.values, strict=True
+        ):
+            histogram.add(low, high, values)
+        on_done(index + 1)
+    return {name: h.stats() for name, h in zip(tensors, histograms, strict=True)}
 
 
 def choose_range(
@@ -139,6 +129,8 @@ def choose_range(
     if rule is RangeRule.PERCENTILE:
         cut_low, cut_high = _percentile(stats, 1.0 - PERCENTILE)
         low, high = min(cut_low, 0.0), max(cut_high, 0.0)
+    elif rule is RangeRule.ENTROPY:
+        low, high = least_divergence(stats)
     if gate is Gate.NONE:
         return low, high
     # The rule says where values end, the gate from where on they stop to matter.
@@ -190,17 +182,15 @@ def _least_squares(
     at_upper = gate.apply(upper)
     above = at_upper**2 * (n[-1] - n[last]) - 2 * at_upper * (first[-1] - first[last])
     above += second[-1] - second[last]
-    best, best_error = (low, high), np.inf
-    for lower in low * np.asarray(low_ends) if low < 0 else (0.0,):
-        start = int(np.searchsorted(centres, lower))
-        at_lower = float(gate.apply(np.asarray(lower)))
-        below = at_lower**2 * n[start] - 2 * at_lower * first[start] + second[start]
-        inside = np.maximum(rough[last] - rough[start], 0.0)
-        errors = below + above + inside * ((upper - lower) / LEVELS) ** 2 / 12
-        k = int(errors.argmin())
-        if errors[k] < best_error:
-            best, best_error = (float(lower), float(upper[k])), float(errors[k])
-    return min(best[0], 0.0), max(best[1], 0.0)
+    lower = low * np.asarray(low_ends) if low < 0 else np.zeros(1)
+    start = np.searchsorted(centres, lower)
+    at_lower = gate.apply(lower)
+    below = at_lower**2 * n[start] - 2 * at_lower * first[start] + second[start]
+    inside = np.maximum(rough[last] - rough[start, None], 0.0)
+    steps = (upper - lower[:, None]) / LEVELS
+    errors = below[:, None] + above + inside * steps**2 / 12
+    row, column = np.unravel_index(int(errors.argmin()), errors.shape)
+    return min(float(lower[row]), 0.0), max(float(upper[column]), 0.0)
 
 
 def extremes(
@@ -209,34 +199,23 @@ def extremes(
     feeds: Iterable[Feeds],
     on_done: Callable[[int], None] = lambda _done: None,
 ) -> dict[str, tuple[float, float]]:
-    """Return the smallest and largest value of each tensor: the first pass alone.
+    """Return the smallest and largest value of each tensor.
 
     Raises:
         BuildError: An activation is NaN or infinite.
     """
     import numpy as np
 
-    session, names = _session_with_extremes(graph, tensors)
-    fed = set(graph.input_names)
-    ranges: dict[str, tuple[float, float]] = {}
+    if not tensors:
+        return {}
+    probe = Probe(graph, tensors)
+    low, high = np.full(len(tensors), np.inf), np.full(len(tensors), -np.inf)
     for index, feed in enumerate(feeds):
-        values = session.run(None, dict(feed))[-2 * len(names) :] if names else []
-        seen = {
-            name: (float(values[2 * i]), float(values[2 * i + 1])) for i, name in enumerate(names)
-        }
-        seen.update(
-            {t: (float(np.min(feed[t])), float(np.max(feed[t]))) for t in tensors if t in fed}
-        )
-        for name, (low, high) in seen.items():
-            if not (np.isfinite(low) and np.isfinite(high)):
-                raise BuildError(
-                    f'tensor "{name}" is NaN or infinite on calibration sample {index}',
-                    hint="look for a division by zero or an overflow in the model or its input",
-                )
-            old = ranges.get(name, (low, high))
-            ranges[name] = (min(old[0], low), max(old[1], high))
+        seen = probe.run(feed)
+        _check_finite(tensors, seen, index)
+        low, high = np.minimum(low, seen.low), np.maximum(high, seen.high)
         on_done(index + 1)
-    return ranges
+    return dict(zip(tensors, zip(low.tolist(), high.tolist(), strict=True), strict=True))
 
 
 def session_with_outputs(graph: Graph, tensors: Sequence[str]) -> Any:  # noqa: ANN401
@@ -248,18 +227,15 @@ def session_with_outputs(graph: Graph, tensors: Sequence[str]) -> Any:  # noqa: 
     proto.graph.output.extend(
         onnx.helper.make_empty_tensor_value_info(t) for t in tensors if t not in known
     )
-    return open_session(serialize(proto), threads=1)
+    data = serialize(proto)
+    del proto  # one copy of the weights less while onnxruntime makes its own
+    return open_session(data, threads=1)
 
 
-def _session_with_extremes(graph: Graph, tensors: Sequence[str]) -> tuple[Any, list[str]]:
-    import onnx
-
-    proto = graph.copy()
-    fed = set(graph.input_names)
-    names = [t for t in tensors if t not in fed]
-    for name in names:
-        for reduce in ("ReduceMin", "ReduceMax"):
-            output = f"{name}__{reduce}"
-            proto.graph.node.append(onnx.helper.make_node(reduce, [name], [output], keepdims=0))
-            proto.graph.output.append(onnx.helper.make_tensor_value_info(output, 1, None))
-    return open_session(serialize(proto), threads=1), names
+def _check_finite(tensors: Sequence[str], seen: Seen, index: int) -> None:
+    if not seen.finite.all():
+        name = tensors[int(seen.finite.argmin())]
+        raise BuildError(
+            f'tensor "{name}" is NaN or infinite on calibration sample {index}',
+            hint="look for a division by zero or an overflow in the model or its input",
+        )

@@ -23,6 +23,7 @@ from edgekit.toolchain.quantize.layers import find_layers
 from edgekit.toolchain.quantize.noise import noise_db
 from edgekit.toolchain.quantize.sensitivity import layer_sqnr_db
 from edgekit.toolchain.quantize.static import (
+    RULES,
     choose_plan,
     layer_effects_db,
     quantized,
@@ -51,7 +52,7 @@ def feeds(digits) -> list[dict[str, np.ndarray]]:
     return [{name: rng.random(shape, dtype=np.float32)} for _ in range(8)]
 
 
-def test_pass_one_sees_the_true_extremes_and_pass_two_counts_every_value(digits, feeds):
+def test_calibration_sees_the_true_extremes_and_counts_every_value(digits, feeds):
     layers = find_layers(digits.proto)
     names = tensors_to_calibrate(digits, layers, SCHEME)
     stats = collect(digits, names, feeds)
@@ -107,7 +108,7 @@ def test_a_static_plan_stores_int8_and_keeps_the_loudest_layer_float(digits, fee
     whole = static_candidate(digits, SCHEME, plan, layers, ())
     mixed = static_candidate(digits, SCHEME, plan, layers, (worst,))
 
-    assert len(plan.noise_db) == 2 * len(RangeRule)
+    assert len(plan.noise_db) == 2 * len(RULES)
     assert set(effects) == {layer.name for layer in layers}
     assert whole.int8_share > 0.9
     assert whole.graph.size_bytes < digits.size_bytes

@@ -32,7 +32,7 @@ from edgekit.toolchain.quantize.candidates import (
 from edgekit.toolchain.quantize.layers import find_layers
 from edgekit.toolchain.quantize.noise import noise_db
 from edgekit.toolchain.quantize.sensitivity import layer_sqnr_db
-from edgekit.toolchain.quantize.static import StaticPlan, choose_plan, tensors_to_calibrate
+from edgekit.toolchain.quantize.static import RULES, StaticPlan, choose_plan, tensors_to_calibrate
 from edgekit.toolchain.stages import MAX_CANONICAL_ERROR
 from edgekit.toolchain.target import Quantization
 from edgekit.wire.errors import BuildError
@@ -137,7 +137,7 @@ def candidates(graph: Graph, feeds: Any) -> Iterator[Candidate | BuildError]:
         assert list(layer_sqnr_db(base, layers, ranges, feeds, SCHEME)) == names
         try:
             chosen = choose_plan(base, SCHEME, stats, layers, feeds)
-            assert len(chosen.noise_db) == 2 * len(RangeRule)
+            assert len(chosen.noise_db) == 2 * len(RULES)
             for between in (False, True):
                 plan = StaticPlan("min-max", ranges, between, {})
                 made = static_candidate(base, SCHEME, plan, layers, ())
