@@ -128,8 +128,6 @@ def _add_reports(proto: Any, tensors: Sequence[str], stem: str) -> None:  # noqa
     del graph.output[:]
     for part in ("low", "high", "total", "size", "value"):
         graph.output.extend(
-            helper.make_tensor_value_info(
-                f"{stem}_{part}{index}", _INT64 if part == "size" else _FLOAT, [None]
-            )
+            helper.make_empty_tensor_value_info(f"{stem}_{part}{index}")
             for index in range(len(tensors))
         )

@@ -76,8 +76,7 @@ def test_extremes_are_exact_and_every_value_of_small_tensors_counts(graph, feeds
 
 
 def test_some_values_of_large_tensors_stand_for_all(graph, feeds, monkeypatch):
-    monkeypatch.setattr(calibrate, "_FEWEST", 2000)
-    monkeypatch.setattr(calibrate, "_VALUES", 0)
+    monkeypatch.setattr(calibrate, "_MOST_VALUES", 2000)
     values, stats = all_values(graph, feeds), collect(graph, NAMES, feeds)
 
     for name in ("x", "m", "y"):
@@ -93,18 +92,16 @@ def test_some_values_of_large_tensors_stand_for_all(graph, feeds, monkeypatch):
 
 
 def test_places_move_on_with_every_feed_until_all_were_met(graph, feeds, monkeypatch):
-    monkeypatch.setattr(calibrate, "_FEWEST", 2300)  # of 15 360: a step of 7
-    monkeypatch.setattr(calibrate, "_VALUES", 0)
+    monkeypatch.setattr(calibrate, "_MOST_VALUES", 2300)  # of 15 360: a step of 7
 
     every_seventh = collect(graph, ["m"], feeds[:1] * 7)["m"]
 
-    monkeypatch.setattr(calibrate, "_FEWEST", 1 << 20)
+    monkeypatch.setattr(calibrate, "_MOST_VALUES", 1 << 20)
     assert (every_seventh.histogram == collect(graph, ["m"], feeds[:1])["m"].histogram).all()
 
 
 def test_feeds_of_several_sizes_count_by_their_size(graph, monkeypatch):
-    monkeypatch.setattr(calibrate, "_FEWEST", 100)
-    monkeypatch.setattr(calibrate, "_VALUES", 0)
+    monkeypatch.setattr(calibrate, "_MOST_VALUES", 100)
     small, large = np.zeros((1, 8, 16, 16), np.float32), np.ones((1, 8, 64, 64), np.float32)
 
     histogram = collect(graph, ["x"], [{"x": small}, {"x": large}])["x"].histogram
