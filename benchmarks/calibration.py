@@ -5,7 +5,7 @@
 
 All calibrate the same tensors of the same graph (edgekit's canonical one) on the same samples, each
 in a process of its own and with one thread. Samples are read from disk one by one. What is counted
-starts after the imports: the model, its session, both passes, and the choice of the ranges.
+starts after the imports: the model, its session, all passes, and the choice of the ranges.
 """
 
 from __future__ import annotations
