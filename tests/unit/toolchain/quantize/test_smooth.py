@@ -168,5 +168,5 @@ def test_scales_are_taken_only_where_they_leave_less_of_the_error(seed, outlier,
     plain = dynamic_error(values, weights, np.ones(8, np.float32))
     if found is not None:
         assert dynamic_error(values, weights, found) < worth * plain
-    elif outlier > 100:
-        raise AssertionError("a channel that is a hundred times as large was left alone")
+    else:
+        assert outlier < 100 or worth < 1
