@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from edgekit.toolchain.quantize.sensitivity import layer_sqnr_db
 from edgekit.toolchain.quantize.static import (
     StaticPlan,
     choose_plan,
-    layer_effects_db,
+    effect_meter,
     quantized,
     tensors_to_calibrate,
 )
@@ -80,7 +81,7 @@ def calibrate(bench: Workbench) -> Calibration:
             bench.evaluation_set.sha256,
             bench.task_sha256,
             bench.code("calibrate"),
-            bench.plan.step("quantize").values(),
+            _scheme(bench),
         ]
     )
 
@@ -141,21 +142,40 @@ def _effects(
     alone: Callable[[Layer], Graph],
     way: object,
 ) -> dict[str, float]:
-    values = bench.plan.step("quantize").values()
-    key = digest_of([graph.sha256, bench.calibration_set.sha256, bench.task_sha256, values, way])
+    rests_on = [graph.sha256, bench.calibration_set.sha256, bench.task_sha256, _scheme(bench), way]
+    base = digest_of(rests_on)
+    effect_db = effect_meter(graph, bench.feeds)
 
-    def produce(out: Path) -> None:
-        found = bench.watch(
-            "rank",
-            "layers",
-            len(layers),
-            lambda tick: layer_effects_db(graph, layers, alone, bench.feeds, tick),
+    def of(layer: Layer) -> float:
+        # By layer: a ranking that was interrupted goes on where it was.
+        folder, _ = bench.cache.stage(
+            "effects",
+            digest_of([base, layer.name]),
+            functools.partial(_write_effect, effect_db, alone, layer),
         )
-        (out / "effects.json").write_text(json.dumps(found))
+        return float(json.loads((folder / "effect.json").read_text()))
 
-    folder, _ = bench.cache.stage("effects", key, produce)
-    found: dict[str, float] = json.loads((folder / "effects.json").read_text())
-    return found
+    def rank(tick: Callable[[int], None]) -> dict[str, float]:
+        found = {}
+        for index, layer in enumerate(layers):
+            found[layer.name] = of(layer)
+            tick(index + 1)
+        return found
+
+    ranked: dict[str, float] = bench.watch("rank", "layers", len(layers), rank)
+    return ranked
+
+
+def _write_effect(
+    effect_db: Callable[[Graph], float], alone: Callable[[Layer], Graph], layer: Layer, out: Path
+) -> None:
+    (out / "effect.json").write_text(json.dumps(effect_db(alone(layer))))
+
+
+def _scheme(bench: Workbench) -> dict[str, object]:
+    """Return what calibration rests on in the plan: the target's scheme, not what is searched."""
+    values = bench.plan.step("quantize").values()
+    return {k: v for k, v in values.items() if k not in ("decision", "search", "float_shares")}
 
 
 def _lint_ranges(bench: Workbench, graph: Graph, stats: Mapping[str, TensorStats]) -> None:

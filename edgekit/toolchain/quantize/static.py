@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -146,33 +147,26 @@ def quantized(
     return write_qdq(graph, scheme, plan_steps(graph, scheme, ranges, layers, light), light)
 
 
-def layer_effects_db(
-    graph: Graph,
-    layers: Sequence[Layer],
-    alone: Callable[[Layer], Graph],
-    feeds: Sequence[Feeds],
-    on_done: Callable[[int], None] = lambda _done: None,
-) -> dict[str, float]:
-    """Return what each layer adds to the outputs when it alone is int8: noise in dB, ≤ 0.
+def effect_meter(graph: Graph, feeds: Sequence[Feeds]) -> Callable[[Graph], float]:
+    """Return what measures a layer's effect: what it adds to the outputs when it alone is int8.
 
     What a layer loses by itself says little of that: later layers hide some errors and multiply
     others.
 
     Args:
         graph: The float32 graph.
-        layers: All layers.
-        alone: Writes the graph with one layer in int8.
         feeds: Calibration feeds (never evaluation's); a few are used.
-        on_done: Called with the number of layers done.
+
+    Returns:
+        A function from the graph with one layer in int8 to its outputs' noise in dB, ≤ 0.
     """
     few = _few(feeds, _EFFECT_FEEDS)
-    wanted = _answers(graph, few)
-    effects: dict[str, float] = {}
-    for index, layer in enumerate(layers):
-        run = runner(open_session(alone(layer).to_bytes()))
-        effects[layer.name] = noise_db(run, wanted, few)
-        on_done(index + 1)
-    return effects
+    wanted = functools.cache(lambda: _answers(graph, few))
+
+    def effect_db(alone: Graph) -> float:
+        return noise_db(runner(open_session(alone.to_bytes())), wanted(), few)
+
+    return effect_db
 
 
 def _few(feeds: Sequence[Feeds], limit: int) -> list[Feeds]:

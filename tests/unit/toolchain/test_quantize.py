@@ -25,7 +25,7 @@ from edgekit.toolchain.quantize.sensitivity import layer_sqnr_db
 from edgekit.toolchain.quantize.static import (
     RULES,
     choose_plan,
-    layer_effects_db,
+    effect_meter,
     quantized,
     tensors_to_calibrate,
 )
@@ -102,7 +102,8 @@ def test_a_static_plan_stores_int8_and_keeps_the_loudest_layer_float(digits, fee
     def alone(layer):
         return quantized(digits, SCHEME, plan.ranges, [layer], between=False)
 
-    effects = layer_effects_db(digits, layers, alone, feeds)
+    effect_db = effect_meter(digits, feeds)
+    effects = {layer.name: effect_db(alone(layer)) for layer in layers}
     worst = max(effects, key=lambda name: effects[name])
 
     whole = static_candidate(digits, SCHEME, plan, layers, ())
