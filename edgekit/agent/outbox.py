@@ -23,6 +23,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -67,8 +68,8 @@ class OutboxStats:
     Attributes:
         messages: Waiting.
         size_bytes: What they count against the cap.
-        drops: Reason to count, of all processes of which there is still something to say.
-        problem: What the disk's last error was; empty where the last write went well.
+        drops: Reason to count, of what the fleet has not yet acknowledged to know.
+        problem: The disk's last error; empty where the last write went well.
     """
 
     messages: int
@@ -78,7 +79,7 @@ class OutboxStats:
 
 
 class Outbox:
-    """A durable queue of messages. Safe to use from several threads.
+    """A durable queue of messages, safe to use from several threads.
 
     Args:
         path: The SQLite file; its folder must exist.
@@ -117,18 +118,8 @@ class Outbox:
         Returns:
             Its sequence number.
         """
-        now_s = self._clock()
-        time_s = now_s if 0 <= now_s <= MAX_INTEGER else 0.0
         with self._lock:
-            seq = self._boots[self.boot_id].issued
-            body = Message(self.boot_id, seq, time_s, kind, tidy(values)).to_bytes()
-            event = kind == "event"
-            self.events_put += event
-            if len(body) > MAX_MESSAGE_BYTES:
-                log.warning("message %d is over %d bytes: dropped", seq, MAX_MESSAGE_BYTES)
-                self._lost("too_large")
-            elif self._transact(lambda db, b: self._insert(db, b, event, body), event) is None:
-                self._lost("disk")
+            seq = self._store(kind, values)
             self._tell_broken()
             return seq
 
@@ -176,13 +167,30 @@ class Outbox:
             return OutboxStats(messages, self._size_bytes, drops, self._problem)
 
     def close(self) -> None:
-        """Close the file. Calling it is a courtesy: nothing depends on it."""
+        """Close the file; a courtesy: nothing depends on it."""
         with self._lock:
             if self._db is not None:
                 self._db.close()
-                self._db = None
+            self._db = None
 
-    def _insert(self, db: sqlite3.Connection, books: Books, event: bool, body: bytes) -> bool:
+    def _store(self, kind: Kind, values: Mapping[str, object], *, evict: bool = True) -> int:
+        now_s = self._clock()
+        time_s = now_s if 0 <= now_s <= MAX_INTEGER else 0.0
+        seq = self._boots[self.boot_id].issued
+        body = Message(self.boot_id, seq, time_s, kind, tidy(values)).to_bytes()
+        event = kind == "event"
+        cap = self.cap_bytes if evict else MAX_INTEGER
+        self.events_put += event
+        if len(body) > MAX_MESSAGE_BYTES:
+            log.warning("message %d is over %d bytes: dropped", seq, MAX_MESSAGE_BYTES)
+            self._lost("too_large")
+        elif self._transact(lambda db, b: self._insert(db, b, event, body, cap), event) is None:
+            self._lost("disk")
+        return seq
+
+    def _insert(
+        self, db: sqlite3.Connection, books: Books, event: bool, body: bytes, cap: int
+    ) -> bool:
         own = books[self.boot_id]
         size = len(body) + ROW_BYTES
         row = (own.place, own.issued, int(event), size, body)
@@ -193,7 +201,7 @@ class Outbox:
             messages=own.messages + 1,
             size_bytes=own.size_bytes + size,
         )
-        over = self._size_bytes + size - self.cap_bytes
+        over = self._size_bytes + size - cap
         for victims in _VICTIMS:
             while over > 0 and (freed := self._evict(db, books, over, *victims)):
                 over -= freed
@@ -257,8 +265,6 @@ class Outbox:
         span = (boot.place, ack.first, min(ack.last, boot.sent))
         where = "FROM messages WHERE place = ? AND seq BETWEEN ? AND ?"
         count, size = db.execute(f"SELECT count(*), total(bytes) {where}", span).fetchone()
-        if not count:
-            return 0
         db.execute(f"DELETE {where}", span)
         books.take(boot.place, count, int(size), None)
         if self._telling and ack.boot_id == self.boot_id and span[1] <= self._telling[0] <= span[2]:
@@ -275,19 +281,21 @@ class Outbox:
         """Put an event with all counts that the fleet does not know, unless one is on its way."""
         untold = [boot for boot in self._boots.values() if boot.dropped > boot.told]
         told = {boot.boot_id: boot.dropped for boot in untold[:MAX_BOOTS_TOLD]}
-        if not untold or (self._telling and self._telling[1] == told):
+        if not untold or self._problem or (self._telling and self._telling[1] == told):
             return
         rows: list[Json] = [
             {"boot_id": boot.boot_id, "issued": boot.issued, "drops": dict(boot.drops)}
             for boot in untold[:MAX_BOOTS_TOLD]
         ]
-        self._telling = (self.put("event", {"name": "drops", "boots": rows}), told)
+        # It may go beyond the cap for a moment: to make room for it would change the counts again.
+        seq = self._store("event", {"name": "drops", "boots": rows}, evict=False)
+        self._telling = (seq, told)
 
     def _lost(self, reason: str) -> None:
         # In memory; the next write that succeeds takes it along.
         own = self._boots[self.boot_id]
-        drops = own.and_drops(reason, 1)
-        self._boots[self.boot_id] = replace(own, issued=own.issued + 1, drops=drops)
+        lost = replace(own, issued=own.issued + 1, drops=own.and_drops(reason, 1))
+        self._boots[self.boot_id] = lost
 
     def _transact(
         self, work: Callable[[sqlite3.Connection, Books], T], durable: bool = False
@@ -307,24 +315,24 @@ class Outbox:
         db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         books = Books(self._boots)
         db.execute("BEGIN IMMEDIATE")
-        if self._unsaved:
-            save_boots(db, self._unsaved.values(), self.boot_id)
+        gone = save_boots(db, self._unsaved.values(), self.boot_id) if self._unsaved else []
         result = work(db, books)
-        gone = save_boots(db, books.changed.values(), self.boot_id)
+        gone += save_boots(db, books.changed.values(), self.boot_id)
         db.execute("COMMIT")
         self._boots.update(books.changed)
         for boot_id in gone:
-            del self._boots[boot_id]
+            self._boots.pop(boot_id, None)
         self._size_bytes = sum(boot.size_bytes for boot in self._boots.values())
         self._unsaved = {}
         self._problem = ""
         return result
 
     def _shrink(self) -> None:
-        """Give pages back to the disk, a few at a time: after a week offline there are many."""
+        """Give pages back to the disk, some at a time: after a week offline there are many."""
         try:
             if self._db and self._db.execute("PRAGMA freelist_count").fetchone()[0] > _VACUUM_PAGES:
-                self._db.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+                # A script: execute() would step it once, which frees one page.
+                self._db.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
         except sqlite3.Error as error:
             self._failed(error)
 
@@ -340,7 +348,8 @@ class Outbox:
         # What is in the file counts for rows; what this process knows counts for the rest.
         boots[self.boot_id] = replace(mine, issued=own.issued, drops=own.drops, told=own.told)
         self._boots = boots
-        self._unsaved = {n: b for n, b in boots.items() if n not in held or n == self.boot_id}
+        new = boots.keys() - held.keys() | {self.boot_id}
+        self._unsaved = {name: b for name, b in boots.items() if name in new or b.done}
         self._fold(self._db)
         self._size_bytes = sum(boot.size_bytes for boot in boots.values())
         return self._db
@@ -357,7 +366,7 @@ class Outbox:
         db.execute("COMMIT")
         for boot in parts:
             del self._boots[boot.boot_id]
-        self._boots = {sums.boot_id: sums, **self._boots}
+        self._boots[sums.boot_id] = sums
 
     def _failed(self, error: sqlite3.Error) -> None:
         problem = str(error)
@@ -365,10 +374,8 @@ class Outbox:
             log.error("outbox: %s: %s", self.path, problem)
         self._problem = problem
         if self._db is not None and self._db.in_transaction:
-            try:
+            with suppress(sqlite3.Error):  # SQLite has rolled back by itself
                 self._db.execute("ROLLBACK")
-            except sqlite3.Error:
-                self.close()
         if is_corrupt(error) or needs_reopening(error):
             self.close()
         if is_corrupt(error):
@@ -381,10 +388,9 @@ class Outbox:
         messages = sum(boot.messages for boot in self._boots.values())
         if messages:
             self._broken["messages"] = messages
-        for boot in self._boots.values():
+        for boot in tuple(self._boots.values()):
             drops = boot.and_drops("corrupt", boot.messages) if boot.messages else boot.drops
-            lost = replace(boot, messages=0, size_bytes=0, drops=drops)
-            self._boots = {**self._boots, boot.boot_id: lost}
+            self._boots[boot.boot_id] = replace(boot, messages=0, size_bytes=0, drops=drops)
         self._telling = None
 
     def _tell_broken(self) -> None:

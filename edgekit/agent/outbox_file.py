@@ -71,6 +71,11 @@ class Boot:
         """All drops."""
         return sum(self.drops.values())
 
+    @property
+    def done(self) -> bool:
+        """Whether nothing of it is left to send or to say."""
+        return not self.messages and self.told >= self.dropped
+
     def and_drops(self, reason: str, count: int) -> dict[str, int]:
         """Return the drops with some more."""
         return {**self.drops, reason: self.drops.get(reason, 0) + count}
@@ -174,7 +179,7 @@ def save_boots(db: sqlite3.Connection, boots: Iterable[Boot], keep: str) -> list
     """
     gone = []
     for boot in boots:
-        if boot.boot_id != keep and not boot.messages and boot.told >= boot.dropped:
+        if boot.boot_id != keep and boot.done:
             db.execute("DELETE FROM boots WHERE place = ?", (boot.place,))
             gone.append(boot.boot_id)
             continue
