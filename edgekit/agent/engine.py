@@ -192,6 +192,7 @@ class Engine:
         deadline_s: float | None = None,
         sample: bytes | None = None,
         wait: bool = False,
+        here: bool = False,
     ) -> Job:
         """Queue a piece of work for a model.
 
@@ -202,6 +203,8 @@ class Engine:
             deadline_s: Seconds from now; never more than the model's own.
             sample: The raw input, where there is one and the result is a prediction.
             wait: Wait for room in the queue until the deadline.
+            here: The work is small and depends on the model alone: where that is quick and idle,
+                do it in this thread. The job has ended then.
 
         Returns:
             The job; it can be cancelled.
@@ -214,6 +217,8 @@ class Engine:
             lane = self._lane(name)
             allowed_s = min(deadline_s or lane.limits.deadline_s, lane.limits.deadline_s)
             job = Job(work, self.clock() + allowed_s, on_done, sample)
+            if here and lane.run_here(job):
+                return job
             try:
                 lane.put(job, wait=wait)
             except LaneClosedError:

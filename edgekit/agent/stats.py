@@ -13,6 +13,7 @@ from edgekit.wire.errors import ConfigError, EdgekitError, MissingToolError
 LATENCY_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 # How fast the mean service time follows: the last twenty requests or so.
 _FOLLOW = 0.1
+_OUTLIER = 4.0
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,12 @@ class Counters:
             self._latencies[bisect_left(LATENCY_BOUNDS_S, latency_s)] += 1
             self._latency_sum_s += latency_s
             before = self.service_s
-            self.service_s = (
-                service_s if before is None else before + _FOLLOW * (service_s - before)
-            )
+            if before is None:
+                self.service_s = service_s
+            else:
+                # One request that the system has held up says little about the next.
+                limited_s = min(service_s, _OUTLIER * before)
+                self.service_s = before + _FOLLOW * (limited_s - before)
 
     def ended(self, error: EdgekitError) -> bool:
         """Count an error.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -96,6 +97,7 @@ class Connection(H11Protocol):
         self._application = cast("App", config.app)
         self._patience = patience
         self._on_made = on_made
+        self._thread_id = threading.get_ident()
         self._timer: asyncio.TimerHandle | None = None
         self._job: Job | None = None  # of the fast lane
         self._answering = False  # the fast lane has a request
@@ -221,7 +223,10 @@ class Connection(H11Protocol):
             self._timer = self.loop.call_later(delay_s, job.expire)
 
     def _reply_from_anywhere(self, response: Response) -> None:
-        call_soon(self.loop, self._reply, response)
+        if threading.get_ident() == self._thread_id:
+            self._reply(response)
+        else:
+            call_soon(self.loop, self._reply, response)
 
     def _reply(self, response: Response) -> None:
         if self._timer is not None:
