@@ -43,3 +43,17 @@ def project_option(function: Any) -> Any:  # noqa: ANN401 - a decorator of any c
         default=Path(),
         help="Folder with models/ and targets/; this one by default.",
     )(function)
+
+
+def search_options(function: Any) -> Any:  # noqa: ANN401 - a decorator of any command
+    """Add ``--search`` and ``--max-minutes``, how quantization plans are tried."""
+    function = click.option(
+        "--max-minutes",
+        type=click.FloatRange(min=0, min_open=True),
+        help="End a model's search after that long, with the best it has found.",
+    )(function)
+    return click.option(
+        "--search",
+        type=click.Choice(["quick", "full"]),
+        help="quick stops at the first quantization plan that will do; full tries all.",
+    )(function)

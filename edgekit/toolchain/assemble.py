@@ -17,7 +17,7 @@ from edgekit.toolchain.decide import Decision, Judged, describe_limit
 from edgekit.toolchain.pack import write_bundle
 from edgekit.toolchain.pins import version_of
 from edgekit.toolchain.placement import Place
-from edgekit.toolchain.quantize.candidates import FP16_WEIGHTS, INT8_WEIGHTS
+from edgekit.toolchain.quantize.candidates import FLOAT
 from edgekit.toolchain.recipe import Recipe
 from edgekit.toolchain.report import render_report
 from edgekit.toolchain.report.document import report_document
@@ -130,7 +130,7 @@ def _manifest(bench: Workbench, shipped: Judged, golden: Steady) -> Manifest:
 
 def graph_kind(shipped: Judged) -> GraphKind:
     """Return the kind of graph: a static-int8 one must be answered bit for bit."""
-    if shipped.candidate.precision in ("fp32", INT8_WEIGHTS, FP16_WEIGHTS):
+    if shipped.candidate.precision in FLOAT:
         return "fp32"
     if "dynamic" in shipped.candidate.precision:
         return "dynamic"

@@ -11,7 +11,7 @@ from edgekit.toolchain.compare import OutputDifference
 from edgekit.toolchain.events import Event
 from edgekit.toolchain.plan import make_plan
 from edgekit.toolchain.proposals import candidates, with_smaller_weights
-from edgekit.toolchain.quantize.candidates import FP16_WEIGHTS, INT8_WEIGHTS, Candidate
+from edgekit.toolchain.quantize.candidates import FLOAT, Candidate
 from edgekit.toolchain.stages import Workbench
 from edgekit.toolchain.timing import PairTiming
 from edgekit.toolchain.verify import accuracy_measurements, size_measurement
@@ -224,7 +224,7 @@ def _judge(
         ratio = timing.ratio
         kind = f"measured on {bench.timed_on}" if bench.device else "measured"
     limit = MAX_MEASURED_RATIO if timing else MAX_PREDICTED_RATIO
-    if candidate.precision in (INT8_WEIGHTS, FP16_WEIGHTS):
+    if candidate.precision in FLOAT:
         limit = MAX_WEIGHTS_RATIO
     if not reason and ratio > limit:
         reason = f"it takes {ratio:.2f} x the time of fp32 ({kind})"

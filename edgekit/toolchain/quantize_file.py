@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import os
-import stat
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,12 +20,21 @@ from edgekit.runtime.session import (
 )
 from edgekit.toolchain.cache import Cache
 from edgekit.toolchain.compare import compare_outputs
-from edgekit.toolchain.decide import Decision, Judged, decide, describe_limit, describe_shortfall
+from edgekit.toolchain.decide import (
+    Decision,
+    Judged,
+    TimeLimit,
+    decide,
+    describe_limit,
+    describe_shortfall,
+)
 from edgekit.toolchain.events import Event, OnEvent, ignore
 from edgekit.toolchain.graph import Graph
 from edgekit.toolchain.model_input import check_weights
+from edgekit.toolchain.output_file import check_output, write_whole
 from edgekit.toolchain.plan import make_plan
 from edgekit.toolchain.project import folders
+from edgekit.toolchain.quantize.candidates import FLOAT
 from edgekit.toolchain.quantize_data import blaming, check_data, name_broken_sample, unused_arrays
 from edgekit.toolchain.recipe import Recipe
 from edgekit.toolchain.report.document import candidate_documents
@@ -38,7 +45,7 @@ from edgekit.toolchain.settings import load_settings
 from edgekit.toolchain.stages import Workbench
 from edgekit.toolchain.targets import load_target
 from edgekit.wire.canonical import sha256_hex
-from edgekit.wire.errors import BuildError, ConfigError, GateError, UsageError
+from edgekit.wire.errors import BuildError, GateError, UsageError
 from edgekit.wire.measurement import Requirement
 
 _PLAIN_FEEDS = 4
@@ -147,13 +154,14 @@ def quantize(
     read_as = DataOptions(sample_rate_hz, None if tokenizer is None else Path(tokenizer))
     recipe = _limited(recipe_for_file(source, Path(data), read_as), limits)
     loaded = load_settings(Path(project), dict(settings), os.environ)
-    plan = make_plan(recipe, resolved)
+    plan = make_plan(recipe, resolved, search=loaded.value("search"))
+    limit = TimeLimit.of(loaded.max_minutes, time.monotonic)
     heard = _busy(on_event, recipe.name)
     bench = Workbench(recipe, resolved, plan, Cache(loaded.cache_dir), heard, offline=True)
     check_weights(bench.source.proto, str(source))
     check_data(bench, Path(data))
     with blaming(bench, Path(data)):
-        decision = _with_slower(_decide(bench), allow_slower=limits.allow_slower)
+        decision = _with_slower(_decide(bench, limit), allow_slower=limits.allow_slower)
     found = decision.shipped
     if found is None or found.candidate.precision == "fp32":
         return _kept(bench, decision, source, resolved.target.name)
@@ -184,60 +192,10 @@ def _busy(on_event: OnEvent, name: str) -> OnEvent:
     return heard
 
 
-def check_output(out: Path, model: Path) -> None:
-    """Refuse a place that cannot be written, before any work is done.
-
-    Raises:
-        UsageError: It is the model itself.
-        ConfigError: It is a folder, or its folder does not exist or cannot be written.
-    """
-    try:
-        mode = out.stat().st_mode if out.exists() else None
-    except OSError as error:
-        raise ConfigError(f"cannot be written: {error.strerror}", where=str(out)) from error
-    if mode is not None and stat.S_ISDIR(mode):
-        raise ConfigError("is a folder", hint="name a file: -o model-int8.onnx", where=str(out))
-    if not out.parent.is_dir():
-        raise ConfigError("no such folder", hint="make it first", where=str(out.parent))
-    if mode is not None and not stat.S_ISREG(mode):
-        # It would be replaced: /dev/null is one file for all.
-        raise ConfigError("is not a plain file", hint="name another one with -o", where=str(out))
-    if out.exists() and model.exists() and out.samefile(model):
-        raise UsageError("the output is the model itself", hint="name another file with -o")
-    if not os.access(out.parent, os.W_OK | os.X_OK):
-        raise ConfigError(
-            "the folder cannot be written", hint="give another one with -o", where=str(out.parent)
-        )
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all.
-
-    Raises:
-        ConfigError: It cannot be written; what was there before is still there.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot be written: {error.strerror}",
-            hint="give another place with -o",
-            where=str(path),
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-
-
-def _decide(bench: Workbench) -> Decision:
+def _decide(bench: Workbench, limit: TimeLimit) -> Decision:
     """Decide; where float32 itself is not finite, name the sample instead of what came of it."""
     try:
-        decision = decide(bench)
+        decision = decide(bench, limit)
     except BuildError as error:
         if "nan" in error.message.lower():
             name_broken_sample(bench)
@@ -268,11 +226,11 @@ def _limited(recipe: Recipe, limits: Limits) -> Recipe:
 
 
 def _with_slower(decision: Decision, *, allow_slower: bool) -> Decision:
-    """Take the fastest int8 candidate within the limits where fp32 would be kept for its speed."""
+    """Take the fastest int8 candidate within the limits where none would ship for its speed."""
     ships = decision.shipped
-    if not allow_slower or (ships is not None and ships.candidate.precision != "fp32"):
+    if not allow_slower or (ships is not None and ships.candidate.precision not in FLOAT):
         return decision
-    good = [j for j in decision.judged[1:] if j.meets_contract]
+    good = [j for j in decision.judged if j.meets_contract and j.candidate.precision not in FLOAT]
     if not good:
         return decision
     best = min(good, key=lambda j: j.latency_ratio)

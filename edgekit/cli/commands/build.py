@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.names import complete_model, project_option, target_option
+from edgekit.cli.names import complete_model, project_option, search_options, target_option
 from edgekit.cli.output import Output, common_options
 
 if TYPE_CHECKING:
@@ -43,16 +43,7 @@ SCHEMA = "edgekit.build/1"
     type=click.Path(path_type=Path),
     help="Key that signs, PEM; the developer key by default.",
 )
-@click.option(
-    "--search",
-    type=click.Choice(["quick", "full"]),
-    help="quick stops at the first quantization plan that will do; full tries all.",
-)
-@click.option(
-    "--max-minutes",
-    type=click.FloatRange(min=0, min_open=True),
-    help="End a model's search after that long, with the best it has found.",
-)
+@search_options
 @click.option("--jobs", type=click.IntRange(min=1), help="Models built at once.")
 @click.option("--offline", is_flag=True, default=None, help="Fetch nothing; use the cache alone.")
 @common_options

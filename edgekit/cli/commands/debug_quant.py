@@ -88,7 +88,7 @@ def command(
 
 def _write(output: Path, document: dict[str, Any], bundle: Path) -> None:
     from edgekit.toolchain.debug_quant import plottable
-    from edgekit.toolchain.quantize_file import check_output, write_whole
+    from edgekit.toolchain.output_file import check_output, write_whole
     from edgekit.toolchain.report.debug_page import render_debug_page
     from edgekit.toolchain.report.plots import layers_file
 

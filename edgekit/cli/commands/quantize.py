@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgekit.cli.names import project_option, target_option
+from edgekit.cli.names import project_option, search_options, target_option
 from edgekit.cli.output import Output, common_options
 
 SCHEMA = "edgekit.quantize/1"
@@ -66,6 +66,7 @@ SCHEMA = "edgekit.quantize/1"
 @click.option(
     "--allow-slower", is_flag=True, help="Take an int8 model that is slower than fp32, too."
 )
+@search_options
 @project_option
 @click.option(
     "--cache-dir",
@@ -84,6 +85,8 @@ def command(
     max_size_mib: float | None,
     max_latency_p95_ms: float | None,
     allow_slower: bool,
+    search: str | None,
+    max_minutes: float | None,
     project: Path,
     cache_dir: Path | None,
     out: Output,
@@ -91,8 +94,9 @@ def command(
     """Quantize an ONNX file to int8 for a target and write it, if it stays close enough to fp32.
 
     Every other sample, in the order of their paths, calibrates; the rest evaluates, so no sample
-    does both. Plans are tried from the most int8 to the least. Where no int8 model meets the
-    limits, or none is faster than fp32, nothing is written and the exit code is 6.
+    does both. Plans are tried from the most int8 to the least. Where no int8 model will do, the
+    weights alone are stored in 16 or 8 bits and compute in float32. Where that is too far from
+    fp32, too, nothing is written and the exit code is 6.
 
     \b
     Examples:
@@ -106,7 +110,8 @@ def command(
     from edgekit.cli.quantize_view import render_quantized
     from edgekit.toolchain.quantize_file import quantize
 
-    settings: dict[str, Any] = {} if cache_dir is None else {"cache_dir": cache_dir}
+    given = {"cache_dir": cache_dir, "search": search, "max_minutes": max_minutes}
+    settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     with BuildView.open(out, 1) as view:
         result = quantize(
             model,

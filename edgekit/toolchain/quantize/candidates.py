@@ -20,6 +20,7 @@ MIN_INT8_SHARE = 0.1
 _CHECK_FEEDS = 8
 INT8_WEIGHTS = "int8 weights"
 FP16_WEIGHTS = "fp16 weights"
+FLOAT = ("fp32", FP16_WEIGHTS, INT8_WEIGHTS)  # precisions that compute in float32
 SMALLER = ", float weights in 8 bits"
 
 
@@ -151,8 +152,7 @@ def check_candidate(candidate: Candidate, feeds: Sequence[Feeds]) -> None:
     Raises:
         BuildError: Says which of them.
     """
-    in_float = candidate.precision in (INT8_WEIGHTS, FP16_WEIGHTS)
-    if not in_float and candidate.int8_share < MIN_INT8_SHARE:
+    if candidate.precision not in FLOAT and candidate.int8_share < MIN_INT8_SHARE:
         raise BuildError(f"only {candidate.int8_share:.0%} of its weights became int8")
     import numpy as np
     import onnx

@@ -51,7 +51,7 @@ def _without_zero(stats: TensorStats) -> Array:
     if stats.low <= 0.0 <= stats.high:
         zero = min(int(-stats.low / (stats.high - stats.low) * BINS), BINS - 1)
         beside = [counts[i] for i in (zero - 1, zero + 1) if 0 <= i < BINS]
-        counts[zero] = min(counts[zero], sum(beside) / len(beside))
+        counts[zero] = min(counts[zero], np.mean(beside))
     return counts
 
 
