@@ -12,7 +12,7 @@ from edgekit.runtime import pictures
 from edgekit.runtime.quads import Points
 from edgekit.wire.errors import ConfigError
 
-# A hostile picture may hold a thousand rectangles of its own size; what reads crops scales them down.
+# A hostile picture may hold a thousand rectangles of its own size.
 MAX_CROP_PIXELS = 1 << 20
 # A line that is so much higher than wide is read from the side, as PaddleOCR does.
 _UPRIGHT = 1.5
