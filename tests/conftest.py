@@ -1,6 +1,6 @@
 """What all tests share: an environment of their own, one cache of downloads, what may be left out.
 
-A test marked ``qemu`` or ``network`` is left out, with the reason, where it cannot run. Under
+A test marked ``qemu``, ``mosquitto`` or ``network`` is left out, with the reason, where it cannot run. Under
 ``CI=true`` leaving one out is a failure. ``EDGEKIT_TEST_CACHE`` moves the cache.
 """
 
@@ -97,6 +97,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     reason = None
     if item.get_closest_marker("qemu"):
         reason = _no_qemu()
+    if reason is None and item.get_closest_marker("mosquitto"):
+        reason = _no_mosquitto()
     if reason is None and item.get_closest_marker("network"):
         reason = _no_network()
     if reason is None:
@@ -113,6 +115,14 @@ def _no_qemu() -> str | None:
     missing = [] if find_qemu() else ["qemu-aarch64-static"]
     missing += [] if shutil.which("mmdebstrap") else ["mmdebstrap"]
     return f"{' and '.join(missing)} missing; {APT_COMMAND}" if missing else None
+
+
+@functools.cache
+def _no_mosquitto() -> str | None:
+    folders = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
+    if shutil.which("mosquitto", path=folders):
+        return None
+    return "mosquitto missing; apt-get install -y --no-install-recommends mosquitto"
 
 
 @functools.cache

@@ -12,30 +12,34 @@ import sys
 
 from edgekit.toolchain.userspace import APT_COMMAND, APT_PACKAGES
 
-# Programs, the packages they come from, and the tests that need them.
-NEEDED = {"qemu-aarch64-static": "qemu", "mmdebstrap": "qemu"}
+# Programs, and the tests that need them.
+NEEDED = {"qemu-aarch64-static": "qemu", "mmdebstrap": "qemu", "mosquitto": "mosquitto"}
+PACKAGES = (*APT_PACKAGES, "mosquitto")
+COMMAND = f"{APT_COMMAND} mosquitto"
+# Debian keeps servers where a user's PATH does not look.
+_FOLDERS = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
 
 
 def main() -> None:
     """Install what is missing."""
-    missing = [program for program in NEEDED if shutil.which(program) is None]
+    missing = [program for program in NEEDED if shutil.which(program, path=_FOLDERS) is None]
     if not missing:
         return
     if shutil.which("apt-get") and os.geteuid() == 0:
-        print(f"  installing {' '.join(APT_PACKAGES)}", file=sys.stderr, flush=True)
+        print(f"  installing {' '.join(PACKAGES)}", file=sys.stderr, flush=True)
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         apt = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=120"]
         for command in (
             [*apt, "update"],
-            [*apt, "install", "-y", "--no-install-recommends", *APT_PACKAGES],
+            [*apt, "install", "-y", "--no-install-recommends", *PACKAGES],
         ):
             subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
-    missing = [program for program in NEEDED if shutil.which(program) is None]
+    missing = [program for program in NEEDED if shutil.which(program, path=_FOLDERS) is None]
     if missing:
         groups = sorted({NEEDED[program] for program in missing})
         print(
             f"  left out: the tests marked {', '.join(groups)}, for {', '.join(missing)} cannot be "
-            f"installed here.\n  hint: {APT_COMMAND}   (as root)",
+            f"installed here.\n  hint: {COMMAND}   (as root)",
             file=sys.stderr,
         )
 
