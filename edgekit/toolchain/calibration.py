@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgekit.runtime.session import open_session, runner
 from edgekit.toolchain.graph import Graph
@@ -20,7 +20,7 @@ from edgekit.toolchain.quantize.layers import Layer, find_layers
 from edgekit.toolchain.quantize.sensitivity import layer_sqnr_db
 from edgekit.toolchain.quantize.static import (
     StaticPlan,
-    choose_plan,
+    choose_plans,
     effect_meter,
     quantized,
     tensors_to_calibrate,
@@ -43,13 +43,19 @@ class Calibration:
 
     Attributes:
         layers: The layers that a static plan may quantize.
-        plan: Range rule and ranges, and whether what stands between layers runs on integers.
-        sqnr_db: Of each layer by itself.
+        plans: A range rule each, with ranges and whether what stands between layers runs on
+            integers; the best one first.
+        sqnr_db: Of each layer by itself, with the best one's ranges.
     """
 
     layers: tuple[Layer, ...]
-    plan: StaticPlan
+    plans: tuple[StaticPlan, ...]
     sqnr_db: Mapping[str, float]
+
+    @property
+    def plan(self) -> StaticPlan:
+        """The best plan."""
+        return self.plans[0]
 
     @property
     def rule(self) -> str:
@@ -95,9 +101,9 @@ def calibrate(bench: Workbench) -> Calibration:
             lambda tick: collect(graph, names, feeds, tick),
         )
         _lint_ranges(bench, graph, stats)
-        plan = choose_plan(graph, scheme, stats, layers, feeds)
-        sqnr = layer_sqnr_db(graph, layers, plan.ranges, feeds[:SQNR_FEEDS], scheme)
-        document = {"plan": dataclasses.asdict(plan), "sqnr_db": sqnr}
+        plans = choose_plans(graph, scheme, stats, layers, feeds)
+        sqnr = layer_sqnr_db(graph, layers, plans[0].ranges, feeds[:SQNR_FEEDS], scheme)
+        document = {"plans": [dataclasses.asdict(plan) for plan in plans], "sqnr_db": sqnr}
         (out / "calibration.json").write_text(json.dumps(document))
         np.savez_compressed(
             out / "histograms.npz",
@@ -106,9 +112,12 @@ def calibrate(bench: Workbench) -> Calibration:
 
     folder = bench.stage("calibrate", key, produce, _calibration_detail)
     saved = json.loads((folder / "calibration.json").read_text())
-    ranges = {name: (low, high) for name, (low, high) in saved["plan"]["ranges"].items()}
-    plan = StaticPlan(**{**saved["plan"], "ranges": ranges})
-    return Calibration(tuple(layers), plan, saved["sqnr_db"])
+    return Calibration(tuple(layers), tuple(map(_plan, saved["plans"])), saved["sqnr_db"])
+
+
+def _plan(saved: Mapping[str, Any]) -> StaticPlan:
+    ranges = {name: (low, high) for name, (low, high) in saved["ranges"].items()}
+    return StaticPlan(**{**saved, "ranges": ranges})
 
 
 def static_effects(bench: Workbench) -> dict[str, float]:
@@ -122,9 +131,9 @@ def static_effects(bench: Workbench) -> dict[str, float]:
     return _effects(bench, graph, calibration.layers, alone, calibration.plan.ranges)
 
 
-def dynamic_effects(bench: Workbench) -> dict[str, float]:
+def dynamic_effects(bench: Workbench, graph: Graph) -> dict[str, float]:
     """Return what each layer adds to the outputs when it alone is dynamic int8: dB, ≤ 0."""
-    graph, scheme = bench.canonical.graph, bench.resolved.target.quantization
+    scheme = bench.resolved.target.quantization
     ops = tuple(op for op in ("Gemm", "MatMul") if op in scheme.dynamic_ops)
     layers = [layer for layer in dynamic_layers(graph) if layer.op in ops]
 
@@ -200,5 +209,6 @@ def _lint_ranges(bench: Workbench, graph: Graph, stats: Mapping[str, TensorStats
 
 def _calibration_detail(folder: Path) -> str:
     saved = json.loads((folder / "calibration.json").read_text())
-    between = ", integers between them" if saved["plan"]["between"] else ""
-    return f"{len(saved['sqnr_db'])} layers, {saved['plan']['rule']} ranges{between}"
+    plan = saved["plans"][0]
+    between = ", integers between them" if plan["between"] else ""
+    return f"{len(saved['sqnr_db'])} layers, {plan['rule']} ranges{between}"

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from edgekit.toolchain.calibration import dynamic_effects, static_effects
+from edgekit.toolchain.calibration import Calibration, dynamic_effects, static_effects
 from edgekit.toolchain.graph import Graph
+from edgekit.toolchain.quantize.calibrate import RangeRule
 from edgekit.toolchain.quantize.candidates import (
     FP16_WEIGHTS,
     INT8_WEIGHTS,
@@ -22,6 +23,7 @@ from edgekit.toolchain.quantize.candidates import (
     weights_candidate,
 )
 from edgekit.toolchain.quantize.layers import find_layers
+from edgekit.toolchain.quantize.static import StaticPlan
 from edgekit.wire.errors import BuildError
 
 if TYPE_CHECKING:
@@ -95,41 +97,65 @@ def _base_name(name: str | None) -> str | None:
 
 def _proposals(bench: Workbench) -> Iterator[Proposal]:
     graph, scheme = bench.canonical.graph, bench.resolved.target.quantization
-    values = bench.plan.step("quantize").values()
-    shares = values["float_shares"]
+    is_full = bench.plan.step("quantize").values()["search"] == "full"
     if is_convolutional(graph):
-        yield from _static(bench, shares, bench.calibration.plan.between)
-        if values["search"] == "full" and bench.calibration.plan.between:
-            # Slower and quieter: fewer layers may have to stay float32.
-            yield from _static(bench, shares, between=False)
+        yield from _static(bench, _static_plans(bench.calibration, is_full=is_full))
         yield Proposal("dynamic int8", lambda: dynamic_candidate(graph, scheme))
     else:
-        for share in shares:
-
-            def dynamic(share: float = share) -> Candidate | None:
-                kept = _loudest(bench, graph, dynamic_effects, share)
-                return dynamic_candidate(graph, scheme, kept)
-
-            yield Proposal(_named("dynamic int8", share), dynamic)
+        yield from _dynamic(bench, bench.smoothed, "dynamic int8")
+        if is_full and bench.smoothed is not graph:
+            yield from _dynamic(bench, graph, "dynamic int8, not smoothed")
     yield Proposal(FP16_WEIGHTS, lambda: weights_candidate(graph))
 
 
-def _static(bench: Workbench, shares: Sequence[float], between: bool) -> Iterator[Proposal]:
+def _static_plans(calibration: Calibration, *, is_full: bool) -> list[tuple[str, StaticPlan]]:
+    """Return the plans that each share of float32 layers is tried with, by their names."""
+    best, *others = calibration.plans
+    if not is_full:
+        others = [plan for plan in others if plan.rule == RangeRule.MIN_MAX]
+    named = [("static int8", best)]
+    named += [(f"static int8, {plan.rule} ranges", plan) for plan in others]
+    if is_full:
+        # Slower and quieter: fewer layers may have to stay float32.
+        named += [
+            (f"{name}, float between", replace(plan, between=False))
+            for name, plan in named
+            if plan.between
+        ]
+    return named
+
+
+def _static(bench: Workbench, plans: Sequence[tuple[str, StaticPlan]]) -> Iterator[Proposal]:
     graph, scheme = bench.canonical.graph, bench.resolved.target.quantization
     calibration, base = bench.calibration, bench.static_base
     precision = "int8 static" if base.sha256 == graph.sha256 else "int8 static+dynamic"
-    differs = between != calibration.plan.between
-    kind = "static int8, float between" if differs else "static int8"
-    plan = replace(calibration.plan, between=between)
-    for share in shares:
+    for share in bench.plan.step("quantize").values()["float_shares"]:
+        for kind, plan in plans:
 
-        def static(share: float = share) -> Candidate:
-            kept = _loudest(bench, base, static_effects, share)
-            made = static_candidate(base, scheme, plan, calibration.layers, kept)
-            name = made.name.replace("static int8", kind, 1)
-            return replace(made, name=name, precision=precision)
+            def static(
+                kind: str = kind, plan: StaticPlan = plan, share: float = share
+            ) -> Candidate:
+                kept = _loudest(bench, base, static_effects, share)
+                made = static_candidate(base, scheme, plan, calibration.layers, kept, bench.feeds)
+                name = made.name.replace("static int8", kind, 1)
+                return replace(made, name=name, precision=precision)
 
-        yield Proposal(_named(kind, share), static)
+            yield Proposal(_named(kind, share), static)
+
+
+def _dynamic(bench: Workbench, graph: Graph, kind: str) -> Iterator[Proposal]:
+    scheme = bench.resolved.target.quantization
+
+    def effects(bench: Workbench) -> dict[str, float]:
+        return dynamic_effects(bench, graph)
+
+    for share in bench.plan.step("quantize").values()["float_shares"]:
+
+        def dynamic(share: float = share) -> Candidate | None:
+            made = dynamic_candidate(graph, scheme, _loudest(bench, graph, effects, share))
+            return made and replace(made, name=made.name.replace("dynamic int8", kind, 1))
+
+        yield Proposal(_named(kind, share), dynamic)
 
 
 def _named(kind: str, share: float) -> str:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from edgekit.toolchain.cache import Cache
 from edgekit.toolchain.events import OnEvent
@@ -17,6 +18,7 @@ from edgekit.wire.canonical import digest_of
 from edgekit.wire.errors import BuildError, ConfigError, MissingToolError
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # All samples of a set stand in memory at once.
 MAX_SET_BYTES = 1 << 30
@@ -78,7 +80,7 @@ def load_set(specs: Sequence[DataSpec], fetcher: Fetcher, code_sha256: str) -> S
     return SampleSet(tuple(samples), digest, tuple(left_out))
 
 
-def evenly(samples: Sequence[Sample], limit: int) -> tuple[Sample, ...]:
+def evenly(samples: Sequence[T], limit: int) -> tuple[T, ...]:
     """Return at most ``limit`` samples, spread over all of them."""
     if len(samples) <= limit:
         return tuple(samples)

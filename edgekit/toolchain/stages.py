@@ -23,9 +23,8 @@ from edgekit.toolchain.passes import CanonicalOptions, canonicalise, optimize
 from edgekit.toolchain.plan import CALIBRATION_FEEDS, OPSET_MIN, Plan
 from edgekit.toolchain.predict import Prediction as Forecast
 from edgekit.toolchain.predict import predict
-from edgekit.toolchain.quantize.candidates import (
-    recurrent_graph,
-)
+from edgekit.toolchain.quantize.candidates import recurrent_graph
+from edgekit.toolchain.quantize.smooth import smoothed
 from edgekit.toolchain.recipe import Recipe
 from edgekit.toolchain.samples import Fetcher, SampleSet, check_disjoint, load_set
 from edgekit.toolchain.sources import fetch
@@ -247,6 +246,20 @@ class Workbench:
         """What a static plan starts from: the canonical graph, its LSTMs already dynamic."""
         graph, scheme = self.canonical.graph, self.resolved.target.quantization
         return recurrent_graph(graph, scheme) or graph
+
+    @functools.cached_property
+    def smoothed(self) -> Graph:
+        """What a dynamic plan starts from: the canonical graph with evener channels."""
+        graph = self.canonical.graph
+        code, data = self.code("quantize"), self.calibration_set.sha256
+        key = digest_of([graph.sha256, data, self.task_sha256, code])
+
+        def produce(out: Path) -> None:
+            smoothed(graph, self.feeds).save(out / "model.onnx")
+
+        folder, _ = self.cache.stage("smooth", key, produce)
+        made = Graph.load(folder / "model.onnx")
+        return graph if made.sha256 == graph.sha256 else made
 
     @functools.cached_property
     def calibration(self) -> Calibration:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgekit.runtime.session import open_session, runner
 from edgekit.toolchain.graph import Graph
+from edgekit.toolchain.quantize.bias import corrected
 from edgekit.toolchain.quantize.calibrate import Feeds
 from edgekit.toolchain.quantize.layers import Layer, find_layers
 from edgekit.toolchain.quantize.static import StaticPlan, quantized
 from edgekit.toolchain.quantize.weights import Stored, store_weights
 from edgekit.toolchain.quantize.write import int8_share, write_dynamic
+from edgekit.toolchain.samples import evenly
 from edgekit.toolchain.target import Quantization
 from edgekit.wire.errors import BuildError
 
 # A plan whose weights stay float after all is not an int8 plan, and never ships as one.
 MIN_INT8_SHARE = 0.1
 _CHECK_FEEDS = 8
+_BIAS_FEEDS = 16
 INT8_WEIGHTS = "int8 weights"
 FP16_WEIGHTS = "fp16 weights"
 FLOAT = ("fp32", FP16_WEIGHTS, INT8_WEIGHTS)  # precisions that compute in float32
@@ -52,8 +56,9 @@ def static_candidate(
     plan: StaticPlan,
     layers: Sequence[Layer],
     kept: Sequence[str],
+    feeds: Sequence[Feeds] = (),
 ) -> Candidate:
-    """Quantize all layers but some.
+    """Quantize all layers but some, and correct their biases.
 
     Args:
         graph: The float32 graph; recurrent layers may already be dynamic.
@@ -61,12 +66,17 @@ def static_candidate(
         plan: How.
         layers: All layers.
         kept: Names of those that stay float32.
+        feeds: Calibration feeds that biases are corrected on; a few are used, without any, none is.
 
     Raises:
         BuildError: No layer is left.
     """
     chosen = [layer for layer in layers if layer.name not in set(kept)]
     made = quantized(graph, scheme, plan.ranges, chosen, between=plan.between)
+    if feeds:
+        # A graph that cannot be walked in pieces keeps its biases.
+        with contextlib.suppress(BuildError):
+            made = corrected(graph, made, layers, evenly(feeds, _BIAS_FEEDS))
     suffix = f", {len(kept)} of {len(layers)} layers fp32" if kept else ""
     return _int8(f"static int8{suffix}", "int8 static", made, kept)
 

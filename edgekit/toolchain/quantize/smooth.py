@@ -186,7 +186,9 @@ def _values(graph: Graph, names: Sequence[str], feeds: Sequence[Feeds]) -> dict[
     wanted = [name for name in names if name not in fed]
     values: dict[str, list[Array]] = {name: [] for name in names}
     for feed in feeds:
-        found = dict(zip(wanted, session.run(wanted, dict(feed)), strict=True))
+        # To onnxruntime an empty list means all outputs.
+        answers = session.run(wanted, dict(feed)) if wanted else []
+        found = dict(zip(wanted, answers, strict=True))
         found.update({name: feed[name] for name in names if name in fed})
         for name, value in found.items():
             values[name].append(value.reshape(-1, value.shape[-1]))

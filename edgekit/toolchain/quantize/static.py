@@ -68,18 +68,20 @@ def tensors_to_calibrate(graph: Graph, layers: Sequence[Layer], scheme: Quantiza
     return sorted(names - {i.name for i in graph.proto.graph.initializer})
 
 
-def choose_plan(
+def choose_plans(
     graph: Graph,
     scheme: Quantization,
     stats: Mapping[str, TensorStats],
     layers: Sequence[Layer],
     feeds: Sequence[Feeds],
     rules: Sequence[RangeRule] = RULES,
-) -> StaticPlan:
-    """Choose the range rule, and whether what stands between layers runs on integers.
+) -> tuple[StaticPlan, ...]:
+    """Make a plan of each range rule, the best one first.
 
-    The outputs of each way are compared with fp32's on calibration feeds. Integers in between are
-    faster, so they are taken unless they add :data:`BETWEEN_DB` more noise than the quietest way.
+    The outputs of each way are compared with fp32's on calibration feeds. Integers between layers
+    are faster, so they are taken unless they add :data:`BETWEEN_DB` more noise than the quietest
+    way. Noise does not tell all: what clips a few far values is quiet, and a detector reads its
+    boxes from just those. So min-max, which clips none, comes second.
 
     Args:
         graph: The float32 graph.
@@ -88,43 +90,67 @@ def choose_plan(
         layers: All layers.
         feeds: Calibration feeds; a few are used.
         rules: The rules to try.
+
+    Raises:
+        BuildError: onnxruntime runs none of them.
     """
-    few = _few(feeds, _RULE_FEEDS)
-    wanted = _answers(graph, few)
-    reads = gates(graph.proto)
-    fed = set(graph.input_names)
-    noise: dict[Way, float] = {}
-    ranges: dict[RangeRule, Ranges] = {}
-    failure: BuildError | None = None
-    for rule in rules:
-        ranges[rule] = {
+    reads, fed = gates(graph.proto), set(graph.input_names)
+    ranges: dict[RangeRule, Ranges] = {
+        rule: {
             # An input's values are the caller's: a picture's 256 are exact as they are.
             name: choose_range(
                 s, RangeRule.MIN_MAX if name in fed else rule, reads.get(name, Gate.NONE)
             )
             for name, s in stats.items()
         }
+        for rule in rules
+    }
+    noise = _noise_of_ways(graph, scheme, ranges, layers, _few(feeds, _RULE_FEEDS))
+    least = min(noise.values())
+    best = _quietest(noise, least)
+    others = [
+        _quietest(own, min(own.values()))
+        for rule in rules
+        if rule is not best[0] and (own := {way: n for way, n in noise.items() if way[0] is rule})
+    ]
+    others.sort(key=lambda way: (way[0] is not RangeRule.MIN_MAX, noise[way]))
+    shown = {_name_of(way): round(value, 2) for way, value in noise.items()}
+    return tuple(StaticPlan(way[0].value, ranges[way[0]], way[1], shown) for way in (best, *others))
+
+
+def _noise_of_ways(
+    graph: Graph,
+    scheme: Quantization,
+    ranges: Mapping[RangeRule, Ranges],
+    layers: Sequence[Layer],
+    feeds: Sequence[Feeds],
+) -> dict[Way, float]:
+    wanted = _answers(graph, feeds)
+    noise: dict[Way, float] = {}
+    failure: BuildError | None = None
+    for rule in ranges:
         for between in (False, True):
             try:
                 made = quantized(graph, scheme, ranges[rule], layers, between=between)
                 run = runner(open_session(made.to_bytes()))
-                noise[rule, between] = noise_db(run, wanted, few)
+                noise[rule, between] = noise_db(run, wanted, feeds)
             except BuildError as error:
                 # What the runtime lacks for one way it may have for the other.
                 failure = error
     if failure is not None and not noise:
         raise failure
-    least = min(noise.values())
-    best = min(
+    return noise
+
+
+def _quietest(noise: Mapping[Way, float], least: float) -> Way:
+    """Return the quietest way with integers between layers if one is quiet enough, else of all."""
+    return min(
         noise, key=lambda way: (not (way[1] and noise[way] <= least + BETWEEN_DB), noise[way])
     )
-    names = {way: f"{way[0].value}{', integers between' if way[1] else ''}" for way in noise}
-    return StaticPlan(
-        best[0].value,
-        ranges[best[0]],
-        best[1],
-        {names[way]: round(value, 2) for way, value in noise.items()},
-    )
+
+
+def _name_of(way: Way) -> str:
+    return f"{way[0].value}{', integers between' if way[1] else ''}"
 
 
 def quantized(

@@ -126,8 +126,9 @@ def test_a_full_search_ships_the_fastest_of_all(decided):
 def test_a_limit_of_time_ends_a_search_with_what_was_found(decided):
     seconds = iter(range(0, 10_000, 40))
     limit = TimeLimit.of(1.0, lambda: next(seconds))
-    decision = decided("output_cosine = { min = 0.9 }", search="full", limit=limit)
-    assert {len(j.candidate.kept_float) for j in decision.judged} == {0, 1}, "80 s after the second"
+    accept = "output_cosine = { min = 0.9 }"
+    decision = decided(accept, search="full", limit=limit)
+    assert len(decision.judged) < len(decided(accept, search="full").judged)
     assert decision.winner.candidate.name == "static int8"
     assert decision.stopped == "the search ended after its 1 min"
     assert decision.reason.endswith(decision.stopped)
@@ -174,7 +175,9 @@ def test_fp32_is_kept_where_no_plan_is_close_enough(decided):
     statics = [
         n for n, j in zip(kept, decision.judged[1:], strict=True) if "static" in j.candidate.name
     ]
-    assert statics == sorted(set(statics)), "more and more layers stay fp32, none twice"
+    assert statics == sorted(statics), "more and more layers stay fp32"
+    names = [judged.candidate.name for judged in decision.judged]
+    assert len(set(names)) == len(names), "none is tried twice"
 
 
 def test_int8_is_kept_where_fp32_alone_breaks_the_contract(decided):

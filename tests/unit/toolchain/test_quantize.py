@@ -24,7 +24,7 @@ from edgekit.toolchain.quantize.noise import noise_db
 from edgekit.toolchain.quantize.sensitivity import layer_sqnr_db
 from edgekit.toolchain.quantize.static import (
     RULES,
-    choose_plan,
+    choose_plans,
     effect_meter,
     quantized,
     tensors_to_calibrate,
@@ -97,7 +97,7 @@ def test_percentile_and_mse_cut_a_lone_outlier_that_min_max_keeps():
 def test_a_static_plan_stores_int8_and_keeps_the_loudest_layer_float(digits, feeds):
     layers = find_layers(digits.proto)
     stats = collect(digits, tensors_to_calibrate(digits, layers, SCHEME), feeds)
-    plan = choose_plan(digits, SCHEME, stats, layers, feeds)
+    plan = choose_plans(digits, SCHEME, stats, layers, feeds)[0]
 
     def alone(layer):
         return quantized(digits, SCHEME, plan.ranges, [layer], between=False)
@@ -127,7 +127,7 @@ def test_a_static_plan_stores_int8_and_keeps_the_loudest_layer_float(digits, fee
 def test_what_a_layer_loses_by_itself_is_ranked_for_every_layer(digits, feeds):
     layers = find_layers(digits.proto)
     stats = collect(digits, tensors_to_calibrate(digits, layers, SCHEME), feeds)
-    plan = choose_plan(digits, SCHEME, stats, layers, feeds)
+    plan = choose_plans(digits, SCHEME, stats, layers, feeds)[0]
 
     sqnr = layer_sqnr_db(digits, layers, plan.ranges, feeds, SCHEME)
 
@@ -162,7 +162,7 @@ def test_the_same_calibration_gives_the_same_bytes(digits, feeds):
     made = []
     for _ in range(2):
         stats = collect(digits, tensors_to_calibrate(digits, layers, SCHEME), feeds)
-        plan = choose_plan(digits, SCHEME, stats, layers, feeds)
+        plan = choose_plans(digits, SCHEME, stats, layers, feeds)[0]
         made.append(static_candidate(digits, SCHEME, plan, layers, ()).graph.sha256)
 
     assert made[0] == made[1]

@@ -32,7 +32,8 @@ from edgekit.toolchain.quantize.candidates import (
 from edgekit.toolchain.quantize.layers import find_layers
 from edgekit.toolchain.quantize.noise import noise_db
 from edgekit.toolchain.quantize.sensitivity import layer_sqnr_db
-from edgekit.toolchain.quantize.static import RULES, StaticPlan, choose_plan, tensors_to_calibrate
+from edgekit.toolchain.quantize.smooth import smoothed
+from edgekit.toolchain.quantize.static import RULES, StaticPlan, choose_plans, tensors_to_calibrate
 from edgekit.toolchain.stages import MAX_CANONICAL_ERROR
 from edgekit.toolchain.target import Quantization
 from edgekit.wire.errors import BuildError
@@ -136,19 +137,20 @@ def candidates(graph: Graph, feeds: Any) -> Iterator[Candidate | BuildError]:
         ranges = {name: choose_range(s, RangeRule.MIN_MAX) for name, s in stats.items()}
         assert list(layer_sqnr_db(base, layers, ranges, feeds, SCHEME)) == names
         try:
-            chosen = choose_plan(base, SCHEME, stats, layers, feeds)
-            assert len(chosen.noise_db) == 2 * len(RULES)
+            chosen = choose_plans(base, SCHEME, stats, layers, feeds)
+            assert len(chosen[0].noise_db) == 2 * len(RULES)
             for between in (False, True):
                 plan = StaticPlan("min-max", ranges, between, {})
-                made = static_candidate(base, SCHEME, plan, layers, ())
+                made = static_candidate(base, SCHEME, plan, layers, (), feeds)
                 assert integer_layers(made.graph.proto) == set(names)
                 yield made
                 if len(layers) > 1:
-                    yield static_candidate(base, SCHEME, plan, layers, names[: len(names) // 2])
+                    half = names[: len(names) // 2]
+                    yield static_candidate(base, SCHEME, plan, layers, half, feeds)
         except BuildError as error:
             yield error
     try:
-        dynamic = dynamic_candidate(graph, SCHEME)
+        dynamic = dynamic_candidate(smoothed(graph, feeds), SCHEME)
         if dynamic is not None:
             yield dynamic
     except BuildError as error:
