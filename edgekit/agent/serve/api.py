@@ -30,14 +30,13 @@ from edgekit.agent.jobs import Job, ModelInfo
 from edgekit.agent.serve import metrics
 from edgekit.agent.serve.live import live_document, picture_kind
 from edgekit.agent.serve.messages import (
-    TEXT,
+    LENGTH_HEADER,
     Request,
     Response,
     error_response,
     json_response,
     problem,
 )
-from edgekit.agent.serve.tensors import LENGTH_HEADER, inferring, metadata
 from edgekit.wire.errors import EdgekitError
 
 log = logging.getLogger(__name__)
@@ -143,6 +142,9 @@ class Api:
             return None
         deadline_s = _deadline_s(headers.get(DEADLINE_HEADER))
         if parts[0] == "v2":
+            # numpy comes with the first model, not with the server.
+            from edgekit.agent.serve.tensors import inferring
+
             work = inferring(body, headers.get(LENGTH_HEADER))
             return self.engine.submit(
                 name,
@@ -261,6 +263,8 @@ def _model(parts: tuple[str, ...]) -> str:
 def _model_response(info: ModelInfo, rest: list[str]) -> Response:
     if rest == ["ready"]:
         return json_response({"name": info.name, "ready": True})
+    from edgekit.agent.serve.tensors import metadata
+
     return json_response(metadata(info))
 
 
@@ -285,6 +289,3 @@ def _prediction_response(job: Job) -> Response:
         return json_response(prediction)
     except ValueError:
         return problem(422, "the prediction is not finite", "look at the input's values")
-
-
-__all__ = ["DEADLINE_HEADER", "TEXT", "Api", "Reply", "rss_bytes", "split"]

@@ -19,7 +19,7 @@ from edgekit.wire.errors import BuildError, ConfigError, EdgekitError, MissingTo
 
 JSON = b"application/json"
 BINARY = b"application/octet-stream"
-TEXT = b"text/plain; charset=utf-8"
+LENGTH_HEADER = b"inference-header-content-length"
 
 REASONS = {
     200: b"OK",

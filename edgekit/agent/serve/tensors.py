@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekit.agent.jobs import BadRequestError, ModelInfo, Served, Work
-from edgekit.agent.serve.messages import BINARY, Response, json_response
+from edgekit.agent.serve.messages import BINARY, LENGTH_HEADER, Response, json_response
 from edgekit.runtime.session import Run
 from edgekit.wire.errors import BuildError, ConfigError
 from edgekit.wire.manifest import Tensor
@@ -38,7 +38,6 @@ DATATYPES = {
     "float32": "FP32",
     "float64": "FP64",
 }
-LENGTH_HEADER = b"inference-header-content-length"
 # More would let 8 MiB of "[1,1,…" become a tensor of any shape; a model's own is far below.
 _MAX_DIM = 1 << 31
 # What JSON may hold, by numpy's kind of dtype; whole numbers alone for the others.
@@ -230,19 +229,21 @@ def _load(data: bytes) -> dict[str, Any]:
             hint="binary tensors need the header Inference-Header-Content-Length",
         ) from error
     if not isinstance(document, dict):
-        raise BadRequestError('the body must be an object with "inputs"')
+        raise BadRequestError("the body is no JSON object", hint='{"inputs": [...]}')
     return document
 
 
 def _asked(document: Mapping[str, Any], info: ModelInfo) -> Asked:
     identity = document.get("id")
     if identity is not None and (not isinstance(identity, str) or len(identity) > 1000):  # noqa: PLR2004
-        raise BadRequestError('"id" must be a string of at most 1,000 characters')
+        raise BadRequestError('"id" must be a string', hint="at most 1,000 characters")
     binary = _flag(document.get("parameters"), "binary_data_output", False)
     known = [tensor.name for tensor in info.outputs]
     entries = document.get("outputs", [])
     if not isinstance(entries, list):
-        raise BadRequestError('"outputs" must be a list of objects')
+        raise BadRequestError(
+            '"outputs" must be a list of objects', hint=f"outputs: {', '.join(known)}"
+        )
     outputs: dict[str, bool] = {}
     for entry in entries:
         name = entry.get("name") if isinstance(entry, dict) else None
@@ -258,7 +259,7 @@ def _asked(document: Mapping[str, Any], info: ModelInfo) -> Asked:
 def _flag(parameters: Any, name: str, default: bool) -> bool:  # noqa: ANN401 - strangers' JSON
     value = parameters.get(name, default) if isinstance(parameters, dict) else default
     if not isinstance(value, bool):
-        raise BadRequestError(f'"{name}" must be true or false')
+        raise BadRequestError(f'"{name}" must be true or false', hint="without quotes")
     return value
 
 
@@ -285,7 +286,9 @@ def _binary_size(entry: Mapping[str, Any]) -> int | None:
     if size is None:
         return None
     if type(size) is not int or size < 0 or "data" in entry:
-        raise BadRequestError('"binary_data_size" must be a number of bytes, and stands for "data"')
+        raise BadRequestError(
+            '"binary_data_size" must be a number of bytes', hint='it stands in place of "data"'
+        )
     return size
 
 
@@ -325,7 +328,7 @@ def _from_json(data: Any, tensor: Tensor, shape: tuple[int, ...]) -> Array:  # n
 
 def _flat(data: list[Any], tensor: Tensor) -> list[Any]:
     """Flatten nested lists, one level at a time; mixed levels are refused."""
-    for _ in range(len(tensor.shape)):
+    for _ in range(len(tensor.shape) - 1):
         if not data or not isinstance(data[0], list):
             return data
         if not all(isinstance(part, list) for part in data):
