@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from edgekit.wire.canonical import Json
+from edgekit.wire.desired import MAX_URL, Desired
 from edgekit.wire.errors import TrustError
 from edgekit.wire.storedzip import MAX_ARCHIVE_BYTES
-from edgekit.wire.strict import MAX_TEXT, Fields
+from edgekit.wire.strict import Fields
 
 SCHEMA = "edgekit.slot/1"
 MAX_REASON = 300
@@ -46,7 +47,7 @@ class Order:
         serial: Of the bundle's model.
         size_bytes: Of the whole bundle.
         expires_s: Unix time. An order counts as newer than another if it expires later.
-        url: Where the bundle can be fetched.
+        url: Where the bundle can be had; empty where it lies on this device.
     """
 
     order_id: str
@@ -55,6 +56,18 @@ class Order:
     size_bytes: int
     expires_s: float
     url: str = ""
+
+    @classmethod
+    def of(cls, desired: Desired) -> Order:
+        """Take over a fleet's order, which :func:`edgekit.wire.desired.open_desired` has checked."""
+        return cls(
+            order_id=desired.order_id,
+            sha256=desired.bundle_sha256,
+            serial=desired.serial,
+            size_bytes=desired.size_bytes,
+            expires_s=float(desired.expires),
+            url=desired.url,
+        )
 
 
 @dataclass(frozen=True)
@@ -255,7 +268,7 @@ def _order(fields: Fields) -> Order:
         serial=fields.integer("serial"),
         size_bytes=fields.integer("size_bytes", 1, MAX_ARCHIVE_BYTES),
         expires_s=fields.number("expires_s", 0.0),
-        url=fields.text("url", most=MAX_TEXT),
+        url=fields.text("url", most=MAX_URL),
     )
     fields.close()
     return order

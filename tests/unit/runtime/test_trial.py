@@ -25,6 +25,7 @@ from edgekit.runtime.trial_state import (
     parse_state,
 )
 from edgekit.wire.canonical import canonical_json
+from edgekit.wire.desired import MAX_URL, Desired
 from edgekit.wire.errors import TrustError
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
@@ -137,6 +138,14 @@ def test_an_order_that_is_not_taken_says_why(changed, now, reason):
     assert kinds(actions) == ["Report"]
     assert actions[0].what == "refused"
     assert reason in actions[0].reason
+
+
+def test_a_signed_order_becomes_one_of_a_slot():
+    desired = Desired(B, "https://fleet/b.ekb", 1000, 4, "o-1", 60_000, device="f/d")
+    assert Order.of(desired) == Order("o-1", B, 4, 1000, 60_000.0, "https://fleet/b.ekb")
+    longest = replace(desired, url="https://fleet/" + "b" * (MAX_URL - 14))
+    state, _ = play(OLD, on.OrderReceived(Order.of(longest)))
+    assert parse_state(state.to_json()).order.url == longest.url
 
 
 def test_an_order_older_than_the_last_one_is_stale():
@@ -474,6 +483,17 @@ class Slot(RuleBasedStateMachine):
         expires_s = max(0.0, self.clock_s + expires_in_s)
         self.apply(on.OrderReceived(order(sha256, serial, expires_s)))
 
+    @rule(sha256=st.sampled_from([A, B, C, "d" * 64]), steps=st.integers(1, 7))
+    def a_good_bundle(self, sha256, steps):
+        """Go most of the way at once: chance alone rarely gets there."""
+        expires_s = max(self.clock_s + 60.0, self.state.newest_expires_s + 1.0)
+        self.apply(on.OrderReceived(order(sha256, self.state.floor_serial, expires_s)))
+        for _ in range(steps):
+            if self.state.order is not None:
+                self.go_on(good=True, full=False)
+        if steps == 7:
+            self.wait(n=6, hangs=None)
+
     def under_way(self):
         return self.state.order is not None
 
@@ -506,7 +526,7 @@ class Slot(RuleBasedStateMachine):
             self.apply(on.Tick(oldest_request_s=hangs))
 
     @rule(
-        sha256=st.sampled_from([A, B, C, "d" * 64]),
+        sha256=st.sampled_from([A, B, C, "d" * 64]) | st.none(),
         event=st.sampled_from(
             [
                 on.Fetched,
@@ -519,7 +539,8 @@ class Slot(RuleBasedStateMachine):
         ),
     )
     def anything_at_any_time(self, sha256, event):
-        self.apply(event(sha256))
+        under_way = self.state.order.sha256 if self.state.order else self.state.current
+        self.apply(event(sha256 or under_way or A))
 
     @rule(clean=st.booleans())
     def restart(self, clean):
@@ -532,6 +553,13 @@ class Slot(RuleBasedStateMachine):
         self.state, self.serves = self.disk, None
         self.apply(on.ProcessStarted())
         assert self.serves == self.state.current
+
+    @precondition(lambda self: self.state.phase is Phase.TRIAL)
+    @rule()
+    def crash_in_every_start(self):
+        for _ in range(self.rules.max_restarts + 1):
+            self.restart(clean=False)
+        assert self.state.phase in RESTING
 
     @rule()
     def operator(self):
