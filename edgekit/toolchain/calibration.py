@@ -27,6 +27,7 @@ from edgekit.toolchain.quantize.static import (
 )
 from edgekit.toolchain.quantize.write import write_dynamic
 from edgekit.toolchain.samples import evenly
+from edgekit.toolchain.target import Quantization
 from edgekit.toolchain.verify import lint_ranges, record_feeds
 from edgekit.wire.canonical import digest_of
 
@@ -134,14 +135,19 @@ def static_effects(bench: Workbench) -> dict[str, float]:
 def dynamic_effects(bench: Workbench, graph: Graph) -> dict[str, float]:
     """Return what each layer adds to the outputs when it alone is dynamic int8: dB, ≤ 0."""
     scheme = bench.resolved.target.quantization
-    ops = tuple(op for op in ("Gemm", "MatMul") if op in scheme.dynamic_ops)
-    layers = [layer for layer in dynamic_layers(graph) if layer.op in ops]
+    layers = dynamic_choices(graph, scheme)
+    ops = tuple(sorted({layer.op for layer in layers}))
 
     def alone(layer: Layer) -> Graph:
         others = [other.name for other in layers if other.name != layer.name]
         return write_dynamic(graph, scheme, ops, others)
 
     return _effects(bench, graph, layers, alone, "dynamic")
+
+
+def dynamic_choices(graph: Graph, scheme: Quantization) -> list[Layer]:
+    """List the layers that a dynamic plan may keep in float32."""
+    return [layer for layer in dynamic_layers(graph) if layer.op in scheme.dynamic_ops]
 
 
 def _effects(

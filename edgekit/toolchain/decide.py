@@ -130,7 +130,12 @@ def decide(bench: Workbench, limit: TimeLimit = NO_LIMIT) -> Decision:
     decision = Decision(shipped=None, judged=[fp32.judged])
     values = bench.plan.step("quantize").values()
     locked = values.get("decision")
-    for candidate in () if locked == "fp32" else candidates(bench, decision.refused, locked):
+
+    def known(name: str) -> float | None:
+        return next((_first(j) for j in decision.judged if j.candidate.name == name), None)
+
+    tried = candidates(bench, decision.refused, known, locked)
+    for candidate in () if locked == "fp32" else tried:
         judged = _judge(bench, candidate, fp32)
         if locked is not None and judged.meets_contract:
             # What was decided before is repeated, not decided again.
@@ -150,6 +155,11 @@ def decide(bench: Workbench, limit: TimeLimit = NO_LIMIT) -> Decision:
         anew = make_plan(bench.recipe, bench.resolved, search=search)
         return decide(bench.with_plan(anew), limit)
     return _choose(decision, locked)
+
+
+def _first(judged: Judged) -> float:
+    """Return a candidate's accuracy: more is better."""
+    return judged.measurements[0].value
 
 
 def _choose(decision: Decision, locked: object) -> Decision:

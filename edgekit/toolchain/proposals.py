@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from edgekit.toolchain.calibration import Calibration, dynamic_effects, static_effects
+from edgekit.toolchain.calibration import (
+    Calibration,
+    dynamic_choices,
+    dynamic_effects,
+    static_effects,
+)
 from edgekit.toolchain.graph import Graph
 from edgekit.toolchain.quantize.calibrate import RangeRule
 from edgekit.toolchain.quantize.candidates import (
@@ -30,12 +35,16 @@ if TYPE_CHECKING:
     from edgekit.toolchain.stages import Workbench
 
 
+# What is known of a candidate that was tried: its accuracy, None of others.
+Known = Callable[[str], float | None]
+
+
 @dataclass(frozen=True)
 class Proposal:
     """A plan that may give a candidate.
 
     Attributes:
-        name: For people, before it is known how many layers a share is.
+        name: The candidate's.
         make: Writes the candidate; None where the graph has nothing that the plan takes.
     """
 
@@ -44,13 +53,18 @@ class Proposal:
 
 
 def candidates(
-    bench: Workbench, refused: dict[str, str], only: str | None = None
+    bench: Workbench,
+    refused: dict[str, str],
+    known: Known = lambda _name: None,
+    only: str | None = None,
 ) -> Iterator[Candidate]:
     """Yield candidates that load, run and are what they say; the most int8 first.
 
     Args:
         bench: The model on its target.
         refused: Gets the reason, by plan, why one gave no usable graph.
+        known: What came of candidates that were yielded before: a quick search goes on with the
+            range rule that was better.
         only: Name of the one candidate that is wanted; None for all. Smaller forms of candidates
             come only so: :func:`smaller` makes them of those that meet the contract.
     """
@@ -58,21 +72,21 @@ def candidates(
     feeds = bench.feeds  # data that cannot stand for anything fails the build, not a candidate
     base = _base_name(only)
     seen: set[str] = set()
-    for proposal in _proposals(bench):
+    for proposal in _proposals(bench, known):
+        # Two shares of few layers may come to the same number of them.
+        if proposal.name in seen or base not in (None, proposal.name):
+            continue
+        seen.add(proposal.name)
         try:
             candidate = proposal.make()
-            if candidate is not None and only not in (None, base):
+            if candidate is not None and only != base:
                 candidate = smaller(candidate)
-            if candidate is None or only not in (None, candidate.name):
+            if candidate is None:
                 continue
             check_candidate(candidate, feeds)
         except BuildError as error:
             refused[proposal.name] = f"{proposal.name}: {error.message}"
             continue
-        if candidate.name in seen:
-            # Two shares of few layers may come to the same number of them.
-            continue
-        seen.add(candidate.name)
         if candidate.graph.size_bytes >= graph.size_bytes:
             refused[proposal.name] = f"{proposal.name}: the file would not be smaller"
             continue
@@ -95,11 +109,12 @@ def _base_name(name: str | None) -> str | None:
     return FP16_WEIGHTS if name == INT8_WEIGHTS else name and name.removesuffix(SMALLER)
 
 
-def _proposals(bench: Workbench) -> Iterator[Proposal]:
+def _proposals(bench: Workbench, known: Known) -> Iterator[Proposal]:
     graph, scheme = bench.canonical.graph, bench.resolved.target.quantization
     is_full = bench.plan.step("quantize").values()["search"] == "full"
     if is_convolutional(graph):
-        yield from _static(bench, _static_plans(bench.calibration, is_full=is_full))
+        plans = _static_plans(bench.calibration, is_full=is_full)
+        yield from _static(bench, plans, None if is_full else known)
         yield Proposal("dynamic int8", lambda: dynamic_candidate(graph, scheme))
     else:
         yield from _dynamic(bench, bench.smoothed, "dynamic int8")
@@ -108,58 +123,75 @@ def _proposals(bench: Workbench) -> Iterator[Proposal]:
     yield Proposal(FP16_WEIGHTS, lambda: weights_candidate(graph))
 
 
-def _static_plans(calibration: Calibration, *, is_full: bool) -> list[tuple[str, StaticPlan]]:
+def _static_plans(calibration: Calibration, *, is_full: bool) -> dict[str, StaticPlan]:
     """Return the plans that each share of float32 layers is tried with, by their names."""
     best, *others = calibration.plans
     if not is_full:
         others = [plan for plan in others if plan.rule == RangeRule.MIN_MAX]
-    named = [("static int8", best)]
-    named += [(f"static int8, {plan.rule} ranges", plan) for plan in others]
+    named = {"static int8": best}
+    named |= {f"static int8, {plan.rule} ranges": plan for plan in others}
     if is_full:
         # Slower and quieter: fewer layers may have to stay float32.
-        named += [
-            (f"{name}, float between", replace(plan, between=False))
-            for name, plan in named
+        named |= {
+            f"{name}, float between": replace(plan, between=False)
+            for name, plan in named.items()
             if plan.between
-        ]
+        }
     return named
 
 
-def _static(bench: Workbench, plans: Sequence[tuple[str, StaticPlan]]) -> Iterator[Proposal]:
+def _static(
+    bench: Workbench, plans: Mapping[str, StaticPlan], known: Known | None
+) -> Iterator[Proposal]:
     graph, scheme = bench.canonical.graph, bench.resolved.target.quantization
     calibration, base = bench.calibration, bench.static_base
     precision = "int8 static" if base.sha256 == graph.sha256 else "int8 static+dynamic"
+    left = dict(plans)
     for share in bench.plan.step("quantize").values()["float_shares"]:
-        for kind, plan in plans:
+        for kind, plan in tuple(left.items()):
+            name = _named(kind, share, len(calibration.layers))
 
             def static(
-                kind: str = kind, plan: StaticPlan = plan, share: float = share
+                name: str = name, plan: StaticPlan = plan, share: float = share
             ) -> Candidate:
                 kept = _loudest(bench, base, static_effects, share)
                 made = static_candidate(base, scheme, plan, calibration.layers, kept, bench.feeds)
-                name = made.name.replace("static int8", kind, 1)
                 return replace(made, name=name, precision=precision)
 
-            yield Proposal(_named(kind, share), static)
+            yield Proposal(name, make)
+        if known is not None and not share:
+            left = _closer(left, known)
+
+
+def _closer(plans: Mapping[str, StaticPlan], known: Known) -> dict[str, StaticPlan]:
+    """Return the plan that came closer with every layer in int8; all where that is not known."""
+    found = {kind: known(kind) for kind in plans}
+    values = [value for value in found.values() if value is not None]
+    if len(values) < len(plans):
+        return dict(plans)
+    best = next(kind for kind in plans if found[kind] == max(values))
+    return {best: plans[best]}
 
 
 def _dynamic(bench: Workbench, graph: Graph, kind: str) -> Iterator[Proposal]:
     scheme = bench.resolved.target.quantization
+    layers = dynamic_choices(graph, scheme)
 
     def effects(bench: Workbench) -> dict[str, float]:
         return dynamic_effects(bench, graph)
 
     for share in bench.plan.step("quantize").values()["float_shares"]:
+        name = _named(kind, share, len(layers))
 
-        def dynamic(share: float = share) -> Candidate | None:
+        def make(name: str = name, share: float = share) -> Candidate | None:
             made = dynamic_candidate(graph, scheme, _loudest(bench, graph, effects, share))
-            return made and replace(made, name=made.name.replace("dynamic int8", kind, 1))
+            return made and replace(made, name=name)
 
-        yield Proposal(_named(kind, share), dynamic)
+        yield Proposal(name, make)
 
 
-def _named(kind: str, share: float) -> str:
-    return f"{kind}, {share:.0%} of the layers fp32" if share else kind
+def _named(kind: str, share: float, layers: int) -> str:
+    return f"{kind}, {math.ceil(share * layers)} of {layers} layers fp32" if share else kind
 
 
 def _loudest(
