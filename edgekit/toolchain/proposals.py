@@ -151,9 +151,7 @@ def _static(
         for kind, plan in tuple(left.items()):
             name = _named(kind, share, len(calibration.layers))
 
-            def static(
-                name: str = name, plan: StaticPlan = plan, share: float = share
-            ) -> Candidate:
+            def make(name: str = name, plan: StaticPlan = plan, share: float = share) -> Candidate:
                 kept = _loudest(bench, base, static_effects, share)
                 made = static_candidate(base, scheme, plan, calibration.layers, kept, bench.feeds)
                 return replace(made, name=name, precision=precision)
