@@ -40,7 +40,9 @@ class Receiver:
         heard: Topic and payload of everything else that devices say.
     """
 
-    def __init__(self, port: int, store: Path, **login: Any) -> None:
+    def __init__(
+        self, port: int, store: Path, *, username: str | None = None, password: str | None = None
+    ) -> None:
         self.batches = 0
         self.repeats = 0
         self.refused = 0
@@ -52,8 +54,10 @@ class Receiver:
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute(_TABLE)
         self._client = mqtt.Client(
-            CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv311, **login
+            CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv311
         )
+        if username is not None:
+            self._client.username_pw_set(username, password)
         self._client.reconnect_delay_set(1, 1)
         self._client.on_connect = self._on_connect
         self._client.on_message = self._on_message

@@ -423,3 +423,33 @@ def test_backoff_is_exponential_with_full_jitter() -> None:
     backoff = Backoff(base_s=1.0, cap_s=60.0)
     assert [backoff.wait_s(n, lambda: 1.0) for n in (0, 1, 2, 5, 6, 900)] == [1, 2, 4, 32, 60, 60]
     assert backoff.wait_s(5, lambda: 0.25) == 8.0
+
+
+def test_the_documented_rights_are_enough_and_no_more(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "mqtt.md").read_text(encoding="utf-8")
+    rules = page.partition("## Rights at the broker")[2].split("```")[1].strip()
+    (tmp_path / "acl").write_text(f"{rules}\n", encoding="utf-8")
+    passwords = tmp_path / "passwords"
+    passwords.touch(mode=0o600)
+    for user in ("fleet", "cam-01"):
+        subprocess.run(["mosquitto_passwd", "-b", str(passwords), user, user], check=True)
+    settings = f"allow_anonymous false\npassword_file {passwords}\nacl_file {tmp_path / 'acl'}"
+    with Broker(tmp_path / "broker", settings) as broker:
+        fleet = Receiver(broker.port, tmp_path / "store.db", username="fleet", password="fleet")  # noqa: S106
+        fleet.start()
+        login = {"username": "cam-01", "password": "cam-01"}
+        with Device(tmp_path, broker.port, **login) as device:
+            device.outbox.put("event", {"name": "x"})
+            until(lambda: fleet.count() == 1 and device.outbox.stats().messages == 0)
+            fleet.say(topic("north", "cam-01", "command"), Command("a", "ping").to_bytes())
+            until(lambda: fleet.of("reply") and fleet.of("hello") and fleet.of("state"))
+        thief = Receiver(broker.port, tmp_path / "thief.db", **login).start()
+        thief.say(topic("north", "cam-02", "hello"), hello().to_bytes())
+        thief.say(topic("north", "cam-01", "command"), b"{}")
+        thief.say(topic("north", "cam-01", "hello"), hello().to_bytes())
+        until(lambda: len(fleet.of("hello")) == 2)
+        assert {place for place, _ in fleet.heard if "hello" in place} == {
+            topic("north", "cam-01", "hello")
+        }
+        thief.stop()
+        fleet.stop()
