@@ -12,7 +12,13 @@ from typing import Any
 
 from edgekit.agent.jobs import Job
 from edgekit.agent.serve.api import Api
-from edgekit.agent.serve.messages import Request, Response, problem
+from edgekit.agent.serve.messages import (
+    MAX_HEAD_BYTES,
+    Request,
+    Response,
+    head_too_large,
+    problem,
+)
 
 CLOSE = (b"connection", b"close")
 # A client that is refused while it still sends may read the answer for so long.
@@ -63,6 +69,9 @@ class App:
         """Answer one request."""
         headers = dict(scope["headers"])
         try:
+            # h11 bounds a head that comes in pieces; this one may have come whole.
+            if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
+                raise _RefusedError(head_too_large())  # noqa: TRY301
             request = await self._request(scope["method"], scope["path"], headers, receive)
             await _send(send, await self._answer(request, receive))
         except _RefusedError as refused:

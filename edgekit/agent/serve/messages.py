@@ -21,6 +21,8 @@ JSON = b"application/json"
 BINARY = b"application/octet-stream"
 LENGTH_HEADER = b"inference-header-content-length"
 
+MAX_HEAD_BYTES = 16 << 10
+
 REASONS = {
     200: b"OK",
     400: b"Bad Request",
@@ -117,6 +119,11 @@ def problem(status: int, message: str, hint: str | None, *headers: tuple[bytes, 
     """Return an error in the one form that all of them have."""
     body = json.dumps({"error": message, "hint": hint or ""}, separators=(",", ":"))
     return Response(status, body.encode(), headers=headers)
+
+
+def head_too_large() -> Response:
+    """Return the refusal of a flood of headers."""
+    return problem(431, "the request's head is too large", f"at most {MAX_HEAD_BYTES:,} bytes")
 
 
 def error_response(error: EdgekitError) -> Response:

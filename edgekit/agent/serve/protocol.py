@@ -24,9 +24,14 @@ from uvicorn.server import ServerState
 
 from edgekit.agent.jobs import Job
 from edgekit.agent.serve.asgi import CLOSE, App, call_soon
-from edgekit.agent.serve.messages import Request, Response, problem
+from edgekit.agent.serve.messages import (
+    MAX_HEAD_BYTES,
+    Request,
+    Response,
+    head_too_large,
+    problem,
+)
 
-MAX_HEAD_BYTES = 16 << 10
 _MAX_LENGTH_DIGITS = 9
 _PLAIN = re.compile(
     rb"POST (/(?:v2/models/[A-Za-z0-9._-]{1,100}/infer|infer/[A-Za-z0-9._-]{1,100})) HTTP/1\.1\r\n"
@@ -158,9 +163,7 @@ class Connection(H11Protocol):
         error = sys.exc_info()[1]
         status = getattr(error, "error_status_hint", 400)
         if status == 431:  # noqa: PLR2004
-            found = problem(
-                431, "the request's head is too large", f"at most {MAX_HEAD_BYTES} bytes"
-            )
+            found = head_too_large()
         else:
             found = problem(
                 400, f"not an HTTP request: {error or msg}"[:300], "HTTP/1.1 is spoken here"
