@@ -6,6 +6,7 @@ python tests/agent_receiver.py PORT STORE.db
 from __future__ import annotations
 
 import json
+import signal
 import sqlite3
 import sys
 import threading
@@ -75,9 +76,13 @@ class Receiver:
         """Receive in this thread."""
         self._client.loop_forever()
 
+    def leave(self) -> None:
+        """Disconnect, which ends :meth:`forever`."""
+        self._client.disconnect()
+
     def stop(self) -> None:
         """End."""
-        self._client.disconnect()
+        self.leave()
         self._client.loop_stop()
         with self._lock:
             self._db.close()
@@ -131,5 +136,14 @@ class Receiver:
                 client.publish(topic(place.fleet, place.device, "ack"), ack.to_bytes(), qos=1)
 
 
+def main() -> None:
+    """Receive until told to stop."""
+    receiver = Receiver(int(sys.argv[1]), Path(sys.argv[2]))
+    signal.signal(signal.SIGTERM, lambda *_: receiver.leave())
+    receiver.forever()
+    counts = {"batches": receiver.batches, "repeats": receiver.repeats}
+    sys.stdout.write(json.dumps(counts | {"refused": receiver.refused}))
+
+
 if __name__ == "__main__":
-    Receiver(int(sys.argv[1]), Path(sys.argv[2])).forever()
+    main()

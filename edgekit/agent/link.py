@@ -267,7 +267,7 @@ class Link:
         was = self.status
         if session.bad_version and not session.accepted:
             self._protocol = "3.1.1" if session.protocol == "5" else "5"
-        if was.connected or session.problem != was.problem:
+        if not self._stop.is_set() and (was.connected or session.problem != was.problem):
             log.warning("not connected to %s: %s", self._address.host, session.problem)
         self.status = LinkStatus(
             problem=session.problem,
