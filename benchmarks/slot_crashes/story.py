@@ -118,11 +118,11 @@ class Life:
         for _ in range(60):
             self._do_work(chapter, order, cut=cut)
             cut = False
-            state = self.state
-            if state.phase in RESTING and not self._work:
-                return
-            oldest_s = 99.0 if chapter.fate == "hang" and state.phase is Phase.TRIAL else None
+            on_trial = self.state.phase is Phase.TRIAL
+            oldest_s = 99.0 if chapter.fate == "hang" and on_trial else None
             self.lifecycle.tick({MODEL: on.Tick(oldest_request_s=oldest_s)})
+            if self.state.phase in RESTING and not self._work:
+                return
 
     @property
     def state(self) -> State:
