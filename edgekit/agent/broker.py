@@ -67,8 +67,12 @@ def read_broker(opts: Options, *, wildcards: bool) -> BrokerOptions:
     )
 
 
-def make_client(options: BrokerOptions) -> Client:
+def make_client(options: BrokerOptions, *, waiting: int = 0) -> Client:
     """Return a client that is not yet connected; it reconnects after 1 s, up to a minute.
+
+    Args:
+        options: Where and as whom.
+        waiting: Most messages that wait while the broker is away; 0 sets no limit.
 
     Raises:
         MissingToolError: paho-mqtt is not installed.
@@ -94,6 +98,7 @@ def make_client(options: BrokerOptions) -> Client:
             raise ConfigError(
                 f"the certificate cannot be read: {error}", where=options.ca_file
             ) from error
+    client.max_queued_messages_set(waiting)
     client.reconnect_delay_set(1, 60)
     client.connect_async(options.host, options.port, keepalive=_KEEPALIVE_S)
     return client

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 16
 _ERROR_BYTES = 4096
+_LAST_WORDS_S = 0.3
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def chunks(
                 wait_s = restarts.first_s
                 yield chunk
         finally:
-            reason = _end(process)
+            reason = _end(process, 0.0 if stop.is_set() else _LAST_WORDS_S)
         if stop.wait(wait_s):
             return
         log.warning("%s ended (%s); started again after %.1f s", command[0], reason, wait_s)
@@ -110,8 +111,15 @@ def _read(
             yield chunk
 
 
-def _end(process: subprocess.Popen[bytes]) -> str:
-    """End a program and its children; returns how it ended."""
+def _end(process: subprocess.Popen[bytes], grace_s: float) -> str:
+    """End a program and its children; returns how it ended.
+
+    Args:
+        process: The program.
+        grace_s: One that has closed its output is given so long to end by itself.
+    """
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=grace_s)
     code = process.poll()
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGTERM)

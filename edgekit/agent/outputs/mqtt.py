@@ -34,8 +34,7 @@ class TopicOutput:
     def __init__(self, broker: BrokerOptions, retain: bool) -> None:
         self._broker = broker
         self._retain = retain
-        self._client = make_client(broker)
-        self._client.max_queued_messages_set(_WAITING)
+        self._client = make_client(broker, waiting=_WAITING)
         self._client.loop_start()
         self._last: Any = None
         self.lost = 0
