@@ -290,6 +290,7 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
         "paho-mqtt": importlib.metadata.version("paho-mqtt"),
+        "backports.zstd": importlib.metadata.version("backports.zstd"),
         "mosquitto": text.stdout.split("\n")[0].removeprefix("mosquitto version "),
     }
 

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edgekit.agent.commands import Commands, Handler, failed
 from edgekit.agent.inbox import MAX_PACKET_BYTES, Inbox, Receivers
@@ -144,7 +144,12 @@ class Link:
         self._protocol: Protocol = "5"
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
-        self.status = LinkStatus()
+        self._status = LinkStatus()
+
+    @property
+    def status(self) -> LinkStatus:
+        """How the link stands now."""
+        return replace(self._status, refused=self._inbox.refused)
 
     @property
     def command_names(self) -> tuple[str, ...]:
@@ -182,7 +187,7 @@ class Link:
         if len(payload) > MAX_PACKET_BYTES:
             raise TrustError(f"an output of over {MAX_PACKET_BYTES} bytes")
         place = self._topic("output", pipeline)
-        if self.status.connected:
+        if self._status.connected:
             self._outputs.append((place, payload))
 
     def run(self) -> None:
@@ -234,7 +239,7 @@ class Link:
                 self._send(session, now_s)
 
     def _busy(self) -> bool:
-        return self.status.connected and bool(self._outputs or self._done)
+        return self._status.connected and bool(self._outputs or self._done)
 
     def _greet(self, session: Session, now_s: float) -> None:
         state = State("online", self._outbox.boot_id, self._clocks.unix_s(), "connected")
@@ -242,8 +247,8 @@ class Link:
         session.publish(self._topic("hello"), self._hello().to_bytes(), retain=True)
         self._report_due = self._reported is not None
         self._window.restart(now_s)
-        connections = self.status.connections + 1
-        self.status = LinkStatus(True, session.protocol, "", 0, connections, self._inbox.refused)
+        connections = self._status.connections + 1
+        self._status = LinkStatus(True, session.protocol, connections=connections)
         log.info("connected to %s by MQTT %s", self._address.host, session.protocol)
 
     def _send(self, session: Session, now_s: float) -> None:
@@ -264,16 +269,13 @@ class Link:
             session.publish(self._topic("telemetry"), batch)
 
     def _ended(self, session: Session, attempt: int) -> None:
-        was = self.status
+        was = self._status
         if session.bad_version and not session.accepted:
             self._protocol = "3.1.1" if session.protocol == "5" else "5"
         if not self._stop.is_set() and (was.connected or session.problem != was.problem):
             log.warning("not connected to %s: %s", self._address.host, session.problem)
-        self.status = LinkStatus(
-            problem=session.problem,
-            attempts=attempt,
-            connections=was.connections,
-            refused=self._inbox.refused,
+        self._status = LinkStatus(
+            problem=session.problem, attempts=attempt, connections=was.connections
         )
 
     def _command(self, payload: bytes) -> None:

@@ -24,7 +24,7 @@ CREATE TABLE IF NOT EXISTS boots (
   drops TEXT NOT NULL, told INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS messages (
   place INTEGER NOT NULL, seq INTEGER NOT NULL, event INTEGER NOT NULL, bytes INTEGER NOT NULL,
-  body BLOB NOT NULL, PRIMARY KEY (place, seq)) WITHOUT ROWID;
+  body BLOB NOT NULL, PRIMARY KEY (place, seq));
 CREATE INDEX IF NOT EXISTS samples ON messages (place, seq) WHERE event = 0;
 CREATE INDEX IF NOT EXISTS events ON messages (place, seq) WHERE event = 1;
 """

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.agent.outbox import MAX_BOOTS_TOLD, MAX_EMPTY_BOOTS, ROW_BYTES, Outbox
+from edgekit.agent.outbox import MAX_BOOTS_TOLD, MAX_EMPTY_BOOTS, Outbox
 from edgekit.agent.outbox_file import OLDER, Boot, fold_oldest, save_boots
 from edgekit.wire.messages import Ack, Batch, Message, acks_for
 
@@ -335,13 +335,15 @@ def test_a_second_agent_does_not_touch_it(tmp_path: Path) -> None:
     assert keys(second.batch())[:2] == [(1, 0), (2, 1)]
 
 
-def test_the_file_is_about_as_large_as_the_cap_says(tmp_path: Path) -> None:
-    outbox = opened(tmp_path, cap=500_000)
-    for i in range(6000):
-        outbox.put("sample", {"i": i, "cpu_share": 0.25, "text": "x" * (i % 200)})
+@pytest.mark.parametrize("length", [20, 300, 1100, 1500, 3000, 6000])
+def test_the_file_is_about_as_large_as_the_cap_says(tmp_path: Path, length: int) -> None:
+    outbox = opened(tmp_path, cap=1_000_000)
+    text = {"a": "x" * min(length, 3900), "b": "x" * max(length - 3900, 0)}
+    for _ in range(1_500_000 // (length + 150)):
+        outbox.put("sample", text)
+    assert outbox.stats().drops
     outbox.close()
-    assert ROW_BYTES > 0
-    assert (tmp_path / "outbox.db").stat().st_size < 1.3 * 500_000
+    assert 0.8 < (tmp_path / "outbox.db").stat().st_size / 1_000_000 < 1.4
 
 
 def test_the_file_shrinks_after_a_long_outage(tmp_path: Path) -> None:
