@@ -29,7 +29,6 @@ from edgekit.wire.topics import Leaf, topic
 MAX_OUTGOING = 64
 MAX_WAITING_COMMANDS = 16
 _STEP_S = 0.2
-_READY_WITHIN_S = 20.0
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +44,13 @@ class Backoff:
         base_s: Upper bound of the first wait.
         cap_s: Upper bound of all.
         stable_s: A connection that has held this long starts the count anew.
+        ready_within_s: A broker that has not taken the device by then is given up.
     """
 
     base_s: float = 1.0
     cap_s: float = 300.0
     stable_s: float = 30.0
+    ready_within_s: float = 10.0
 
     def wait_s(self, attempt: int, random: Callable[[], float]) -> float:
         """Return the wait after some attempts in a row have failed.
@@ -229,7 +230,9 @@ class Link:
         while not self._stop.is_set() and session.step(0.0 if self._busy() else _STEP_S):
             now_s = self._clocks.monotonic_s()
             if not session.ready:
-                if now_s - began_s > _READY_WITHIN_S:
+                if now_s - began_s > self._backoff.ready_within_s:
+                    # amqtt says nothing to a CONNECT of MQTT 5, and does not hang up either.
+                    session.bad_version = True
                     session.problem = "the broker does not answer"
                     return
             elif not greeted:

@@ -26,7 +26,7 @@ from ...agent_receiver import Receiver  # noqa: TID252
 pytestmark = pytest.mark.mosquitto
 BOOT = "0123456789abcdef"
 QUICK = Pace(flush_s=0.1, resend_s=1.0, resend_max_s=2.0, batch_messages=20)
-SOON = Backoff(base_s=0.1, cap_s=0.5, stable_s=0.5)
+SOON = Backoff(base_s=0.1, cap_s=0.5, stable_s=0.5, ready_within_s=3.0)
 
 
 def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
@@ -325,15 +325,16 @@ class OldBroker:
 
     Args:
         port: The real broker's.
-        answer: What a CONNECT of version 5 gets before the line goes dead.
+        answer: What a CONNECT of version 5 gets before the line goes dead; None: nothing at all.
     """
 
-    def __init__(self, port: int, answer: bytes) -> None:
+    def __init__(self, port: int, answer: bytes | None) -> None:
         self._to = port
         self._answer = answer
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
         self.versions: list[int] = []
+        self._ignored: list[socket.socket] = []
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
@@ -344,8 +345,11 @@ class OldBroker:
                 return
             first = client.recv(4096)
             self.versions.append(first[first.index(b"MQTT") + 4])
+            if self.versions[-1] == 5 and self._answer is None:
+                self._ignored.append(client)
+                continue
             if self.versions[-1] == 5:
-                client.sendall(self._answer)
+                client.sendall(self._answer or b"")
                 client.close()
                 continue
             real = socket.create_connection(("127.0.0.1", self._to))
@@ -363,14 +367,18 @@ class OldBroker:
         sink.close()
 
     def close(self) -> None:
+        for client in self._ignored:
+            client.close()
         self._server.close()
 
 
 @pytest.mark.parametrize(
-    "answer", [b"\x20\x02\x00\x01", b"\x20\x03\x00\x84\x00", b""], ids=["rc 1", "0x84", "hangs up"]
+    "answer",
+    [b"\x20\x02\x00\x01", b"\x20\x03\x00\x84\x00", b"", None],
+    ids=["rc 1", "0x84", "hangs up", "says nothing"],
 )
 def test_a_broker_without_mqtt_5_gets_3_1_1(
-    tmp_path: Path, broker: Broker, receiver: Receiver, answer: bytes
+    tmp_path: Path, broker: Broker, receiver: Receiver, answer: bytes | None
 ) -> None:
     old = OldBroker(broker.port, answer)
     with Device(tmp_path, old.port) as device:
