@@ -88,6 +88,11 @@ class Lifecycle:
         """The slots by the model's name, up to the last request."""
         return dict(self._states)
 
+    def is_on_trial(self, model: str) -> bool:
+        """Tell whether requests of a model decide anything now; from any thread."""
+        state = self._states.get(model)
+        return state is not None and state.phase is Phase.TRIAL
+
     def start(self) -> None:
         """Take up every slot where the last process left it; what is confirmed serves."""
         for model in self._states:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from typing import Any
 
 import click
@@ -57,3 +59,37 @@ class Group(click.Group):
         if rows:
             with formatter.section("Commands"):
                 formatter.write_dl(rows)
+
+
+class CommandFiles(Group):
+    """A group whose commands are modules of :mod:`edgekit.cli.commands`, imported one by one.
+
+    Args:
+        prefix: Of the modules' names: ``agent_`` for the commands of ``edgekit agent``. The top
+            level has none, and leaves out what belongs to such a group.
+    """
+
+    def __init__(self, *args: Any, prefix: str = "", **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **kwargs)
+        self._prefix = prefix
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        names = [m.name for m in pkgutil.iter_modules(_commands().__path__)]
+        own = [n.removeprefix(self._prefix) for n in names if n.startswith(self._prefix)]
+        if not self._prefix:
+            own = [n for n in own if n.partition("_")[0] not in names or "_" not in n]
+        return sorted({*super().list_commands(ctx), *(name.replace("_", "-") for name in own)})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        written: click.Command | None = super().get_command(ctx, cmd_name)
+        if written is not None or cmd_name not in self.list_commands(ctx):
+            return written
+        name = f"{_commands().__name__}.{self._prefix}{cmd_name.replace('-', '_')}"
+        command: click.Command = importlib.import_module(name).command
+        return command
+
+
+def _commands() -> Any:  # noqa: ANN401 - a package
+    return importlib.import_module("edgekit.cli.commands")

@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import sys
 from typing import Any
 
 import click
 
 import edgekit
-from edgekit.cli import commands
-from edgekit.cli.groups import Group
+from edgekit.cli.groups import CommandFiles
 from edgekit.cli.output import show_error
 from edgekit.wire.errors import EXIT_INTERRUPTED, EdgekitError, UsageError
-
-
-class CommandFiles(Group):
-    """A group whose commands are the modules of :mod:`edgekit.cli.commands`."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Return the names of all commands."""
-        return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(commands.__path__))
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command."""
-        if cmd_name not in self.list_commands(ctx):
-            return None
-        module = importlib.import_module(f"{commands.__name__}.{cmd_name.replace('-', '_')}")
-        command: click.Command = module.command
-        return command
 
 
 @click.group(cls=CommandFiles, context_settings={"help_option_names": ["-h", "--help"]})

@@ -25,6 +25,7 @@ MAX_URL = 2000
 
 _URL = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+/[!-~]*", re.ASCII)
 _ORDER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_MODEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", re.ASCII)  # as in a manifest
 _DEVICE = re.compile(r"[a-z0-9._-]{1,64}/[a-z0-9._-]{1,64}", re.ASCII)
 _SIGNATURE = re.compile(rf"[0-9a-f]{{{2 * SIGNATURE_BYTES}}}", re.ASCII)
 _KEY_ID = re.compile(r"[0-9a-f]{8}", re.ASCII)
@@ -41,6 +42,7 @@ class Desired:
         serial: The bundle's serial; a device refuses a lower one than it runs.
         order_id: Names the order in the device's answers.
         expires: Unix time in seconds from which on the order does not count.
+        model: The slot on the device; the bundle must be of this model.
         device: ``fleet/device`` that it is meant for; None where it is meant for any.
     """
 
@@ -50,6 +52,7 @@ class Desired:
     serial: int
     order_id: str
     expires: int
+    model: str
     device: str | None = None
 
     def to_json(self) -> dict[str, Json]:
@@ -129,6 +132,7 @@ def _parse(fields: Fields) -> Desired:
         serial=fields.integer("serial"),
         order_id=fields.text("order_id", pattern=_ORDER_ID),
         expires=fields.integer("expires", 0, MAX_INTEGER),
+        model=fields.text("model", pattern=_MODEL),
         device=fields.text("device", pattern=_DEVICE) if fields.has("device") else None,
     )
     fields.close()

@@ -40,6 +40,13 @@ class Fields:
         """Tell whether a field is there and not yet read."""
         return key in self._left
 
+    def null(self, key: str) -> bool:
+        """Tell whether a field is null; then it counts as read."""
+        if self._left.get(key, key) is not None:
+            return False
+        del self._left[key]
+        return True
+
     def names(self) -> tuple[str, ...]:
         """Return the names of the fields that are not yet read."""
         return tuple(self._left)

@@ -141,7 +141,7 @@ def test_an_order_that_is_not_taken_says_why(changed, now, reason):
 
 
 def test_a_signed_order_becomes_one_of_a_slot():
-    desired = Desired(B, "https://fleet/b.ekb", 1000, 4, "o-1", 60_000, device="f/d")
+    desired = Desired(B, "https://fleet/b.ekb", 1000, 4, "o-1", 60_000, "digits-cnn", device="f/d")
     assert Order.of(desired) == Order("o-1", B, 4, 1000, 60_000.0, "https://fleet/b.ekb")
     longest = replace(desired, url="https://fleet/" + "b" * (MAX_URL - 14))
     state, _ = play(OLD, on.OrderReceived(Order.of(longest)))

@@ -180,7 +180,7 @@ def test_acks_do_not_reach_across_gaps() -> None:
     assert acks_for(messages) == (Ack(BOOT, 3, 4), Ack(BOOT, 6, 6), Ack(other, 7, 8))
 
 
-ORDER = Desired(SHA, "https://fleet.example/b/1.ekb", 1234, 3, "o-1", 2_000_000_000)
+ORDER = Desired(SHA, "https://fleet.example/b/1.ekb", 1234, 3, "o-1", 2_000_000_000, "ocr")
 
 
 def test_an_order_is_opened_by_the_key_that_signed_it() -> None:
@@ -212,7 +212,7 @@ def test_an_order_expires() -> None:
 
 def test_an_order_for_another_device_is_refused() -> None:
     key = generate_key()
-    order = Desired(SHA, ORDER.url, 1, 1, "o", 10, device="north/cam-01")
+    order = Desired(SHA, ORDER.url, 1, 1, "o", 10, "ocr", device="north/cam-01")
     data = sign_desired(order, key)
     assert open_desired(data, [key.public], now_s=0, device="north/cam-01") == order
     with pytest.raises(TrustError, match="is for north/cam-01"):
@@ -232,6 +232,7 @@ def test_an_order_for_another_device_is_refused() -> None:
         ("order_id", "../x"),
         ("expires", 1.5),
         ("device", "north"),
+        ("model", "../x"),
     ],
 )
 def test_a_wrong_order_is_not_even_signed(field: str, value: object) -> None:

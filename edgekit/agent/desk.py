@@ -1,0 +1,159 @@
+"""The agent's desk: orders and commands come in, reports go out."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekit.agent.config import Config
+from edgekit.agent.outbox import Outbox
+from edgekit.agent.serving import Models, Serving
+from edgekit.runtime import trial_events as on
+from edgekit.runtime.trial_events import Event
+from edgekit.runtime.trial_state import Order
+from edgekit.wire.bundle import open_bundle
+from edgekit.wire.canonical import Json
+from edgekit.wire.desired import open_desired
+from edgekit.wire.errors import EdgekitError, UsageError
+from edgekit.wire.messages import Reported
+
+if TYPE_CHECKING:
+    from edgekit.agent.commands import Handler
+    from edgekit.agent.hands import AgentHands
+
+log = logging.getLogger(__name__)
+
+# A bundle that lies on the device is ordered for this long from its file's time on: the same file
+# is the same order at every start, so one that was reverted is not tried again.
+_LOCAL_S = 20 * 365 * 86_400
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+OnOrder = Callable[[str, Event], None]
+
+
+class Desk:
+    """Takes orders and commands, and tells the fleet what became of them.
+
+    Args:
+        config: The settings.
+        boot_id: Of this process.
+        outbox: Gets events.
+        unix_s: Unix time in seconds.
+        on_order: Gets a model and the event of an order for it, from any thread.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        boot_id: str,
+        outbox: Outbox,
+        unix_s: Callable[[], float],
+        on_order: OnOrder,
+    ) -> None:
+        self._config = config
+        self._boot_id = boot_id
+        self._outbox = outbox
+        self._unix_s = unix_s
+        self._on_order = on_order
+        self._report: Callable[[Reported], None] = lambda _reported: None
+        self._lock = threading.Lock()
+        self._running: dict[str, Serving] = {}
+        self._last: tuple[str, str, str | None] = ("idle", "", None)
+        self._orders: dict[str, str] = {}
+
+    def reports_to(self, report: Callable[[Reported], None]) -> None:
+        """Send reports there."""
+        self._report = report
+
+    def desired(self, payload: bytes) -> None:
+        """Take an order that came over the network; what is not one is counted and left."""
+        device = f"{self._config.fleet}/{self._config.device}"
+        try:
+            desired = open_desired(
+                payload, self._config.trusted_keys, now_s=self._unix_s(), device=device
+            )
+        except EdgekitError as error:
+            log.warning("an order was refused: %s", error)
+            self._outbox.put("event", {"what": "order-refused", "why": error.message})
+            return
+        self._orders[desired.bundle_sha256] = desired.order_id
+        self._on_order(desired.model, on.OrderReceived(Order.of(desired)))
+
+    def order_local(self, hands: AgentHands) -> None:
+        """Order the bundles that the settings name."""
+        for path in self._config.bundles:
+            try:
+                self._order_file(path, hands)
+            except (EdgekitError, OSError) as error:
+                log.error("%s cannot be served: %s", path, error)  # noqa: TRY400 - it says all
+                self._outbox.put("event", {"what": "order-refused", "why": str(error)})
+
+    def _order_file(self, path: Path, hands: AgentHands) -> None:
+        with open_bundle(path, self._config.trusted_keys) as bundle:
+            sha256, manifest = bundle.sha256(), bundle.manifest
+            order = Order(
+                order_id=f"local-{sha256[:12]}",
+                sha256=sha256,
+                serial=manifest.serial,
+                size_bytes=bundle.size_bytes,
+                expires_s=float(int(path.stat().st_mtime) + _LOCAL_S),
+            )
+        hands.offer(sha256, path)
+        self._orders[sha256] = order.order_id
+        self._on_order(manifest.model, on.OrderReceived(order))
+
+    def tell(self, model: str, report: on.Report) -> None:
+        """Tell the fleet what became of a bundle."""
+        log.info("%s: %s %s %s", model, report.what, report.sha256[:12], report.reason)
+        event = {"what": report.what, "model": model, "bundle_sha256": report.sha256}
+        if report.reason:
+            event["why"] = report.reason
+        self._outbox.put("event", event)
+        self._last = (report.what, report.reason, self._orders.get(report.sha256))
+        self._send()
+
+    def serves(self, running: Mapping[str, Serving]) -> None:
+        """Note what serves now; a change is reported."""
+        if {k: v.sha256 for k, v in running.items()} != {
+            k: v.sha256 for k, v in self._running.items()
+        }:
+            self._running = dict(running)
+            self._send()
+
+    def _send(self) -> None:
+        phase, detail, order_id = self._last
+        with self._lock:
+            running = dict(self._running)
+        self._report(
+            Reported(
+                boot_id=self._boot_id,
+                time_s=self._unix_s(),
+                running={name: s.sha256 for name, s in running.items()},
+                serials={name: s.serial for name, s in running.items()},
+                phase=phase,
+                order_id=order_id,
+                detail=detail,
+            )
+        )
+
+    def commands(self, models: Models, status: Callable[[], dict[str, Json]]) -> dict[str, Handler]:
+        """Return what the fleet may ask for, by name."""
+        return {
+            "status": lambda _args: status(),
+            "log-level": _set_level,
+            "models": lambda _args: {
+                name: {"bundle_sha256": s.sha256, "serial": s.serial}
+                for name, s in models.served.items()
+            },
+        }
+
+
+def _set_level(args: Mapping[str, Json]) -> Json:
+    level = args.get("level")
+    if level not in _LEVELS:
+        raise UsageError(f"no log level {str(level)[:20]!r}", hint=f"one of {', '.join(_LEVELS)}")
+    logging.getLogger().setLevel(str(level))
+    return {"level": str(level)}

@@ -1,0 +1,327 @@
+"""The agent: ``python -m edgekit.agent.main --config /etc/edgekit/agent.json``.
+
+One thread decides: it takes events from a queue, lets time pass once a second, and keeps status
+and telemetry. What takes long happens elsewhere and comes back as an event. It says hello before
+numpy and onnxruntime are imported: a board that is short of memory is still heard.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import queue
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from edgekit.agent import vitals
+from edgekit.agent.config import Config, load_config
+from edgekit.agent.desk import Desk
+from edgekit.agent.engine import Engine
+from edgekit.agent.flows import Flow, run_flow
+from edgekit.agent.hands import AgentHands
+from edgekit.agent.lifecycle import Lifecycle
+from edgekit.agent.link import Link
+from edgekit.agent.notify import notify
+from edgekit.agent.outbox import Outbox
+from edgekit.agent.selftest import SelfTestSettings
+from edgekit.agent.serve.server import HttpServer, HttpSettings
+from edgekit.agent.serving import Models
+from edgekit.agent.session import Address, Tls
+from edgekit.agent.slots import Trust, open_slots
+from edgekit.agent.status import status_document, write_status
+from edgekit.agent.telemetry import Collector, Served
+from edgekit.runtime import trial_events as on
+from edgekit.runtime.trial_events import Event, Instant
+from edgekit.runtime.trial_rules import DEFAULT_RULES, TrialRules
+from edgekit.wire.canonical import Json
+from edgekit.wire.errors import EdgekitError
+from edgekit.wire.messages import Hello
+from edgekit.wire.version import VERSION
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+_ANY_YEAR_BEFORE = 1_700_000_000  # a clock below was not set since power came on
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """Where time comes from."""
+
+    monotonic_s: Callable[[], float] = time.monotonic
+    unix_s: Callable[[], float] = time.time
+
+    def now(self) -> Instant:
+        """Return this moment by both clocks."""
+        unix_s = self.unix_s()
+        return Instant(self.monotonic_s(), unix_s if unix_s > _ANY_YEAR_BEFORE else None)
+
+
+@dataclass
+class _Threads:
+    stop: threading.Event = field(default_factory=threading.Event)
+    running: list[threading.Thread] = field(default_factory=list)
+
+
+class Agent:
+    """All parts of an agent, put together.
+
+    Args:
+        config: The settings.
+        clocks: Where time comes from.
+        rules: Of trials.
+
+    Raises:
+        DeviceError: Another agent has the state folder, or it cannot be written.
+    """
+
+    def __init__(
+        self, config: Config, clocks: Clocks | None = None, rules: TrialRules = DEFAULT_RULES
+    ) -> None:
+        self.config = config
+        self._clocks = clocks or Clocks()
+        self.boot_id = secrets.token_hex(8)
+        self._started_s = self._clocks.monotonic_s()
+        self._events: queue.SimpleQueue[tuple[str, Event] | None] = queue.SimpleQueue()
+        config.state_dir.mkdir(parents=True, exist_ok=True)
+        trust = Trust(config.trusted_keys, config.target)
+        self.slots = open_slots(config.state_dir / "slots", trust)
+        self.outbox = Outbox(
+            config.state_dir / "outbox.db", config.outbox_bytes, self.boot_id, self._clocks.unix_s
+        )
+        self.engine = Engine(self._count, self._clocks.monotonic_s)
+        self.models = Models(self.engine, self._called, self._clocks.monotonic_s)
+        self.desk = Desk(config, self.boot_id, self.outbox, self._clocks.unix_s, self._order)
+        where = SelfTestSettings(where=config.device)
+        self.hands = AgentHands(
+            self.slots, self.models, config.trusted_keys, self.post, self.desk.tell, where
+        )
+        self.lifecycle = Lifecycle(self.slots, self.hands, self._clocks.now, rules)
+        self.link = self._make_link()
+        self.http = HttpServer(
+            self.engine,
+            HttpSettings(config.http.host, config.http.port, config.http.token),
+            healthy=lambda: not self._threads.stop.is_set(),
+        )
+        self.collector = Collector(
+            vitals.reader(psutil, Path("/"), config.state_dir, self._clocks.monotonic_s),
+            self._served,
+            self.outbox.stats,
+            self._clocks.monotonic_s,
+        )
+        self._threads = _Threads()
+
+    def post(self, model: str, event: Event) -> None:
+        """Hand in an event, from any thread."""
+        self._events.put((model, event))
+
+    def stop(self) -> None:
+        """End :meth:`run`, from any thread or a signal's handler."""
+        self._events.put(None)
+
+    def run(self) -> None:
+        """Do everything until :meth:`stop`."""
+        if self.link is not None:
+            self.link.start()
+        self.http.start()
+        log.info("edgekit %s serves %s", VERSION, self.http.url)
+        self.lifecycle.start()
+        self.desk.order_local(self.hands)
+        self._start_flows()
+        notify("READY=1")
+        try:
+            self._loop()
+        finally:
+            notify("STOPPING=1")
+            self._close()
+
+    def _loop(self) -> None:
+        clock = self._clocks.monotonic_s
+        next_tick = next_sample = clock()
+        while True:
+            try:
+                item = self._events.get(timeout=max(0.0, next_tick - clock()))
+            except queue.Empty:
+                item = ("", on.Tick())
+            if item is None:
+                return
+            model, event = item
+            if model:
+                self.lifecycle.handle(model, event)
+            now = clock()
+            if now >= next_tick:
+                next_tick = now + TICK_S
+                self._tick()
+            if now >= next_sample:
+                next_sample = now + self.config.period_s
+                self.outbox.put("sample", self.collector.sample())
+
+    def _tick(self) -> None:
+        ticks = {
+            model: on.Tick(oldest_request_s=self.models.oldest_call_s(model))
+            for model in self.lifecycle.states
+        }
+        self.lifecycle.tick(ticks)
+        self.desk.serves(self.models.served)
+        write_status(self.config.state_dir, self.status())
+        notify("WATCHDOG=1")
+
+    def status(self) -> dict[str, Json]:
+        """Return what `edgekit agent status` shows."""
+        return status_document(
+            config=self.config,
+            boot_id=self.boot_id,
+            uptime_s=self._clocks.monotonic_s() - self._started_s,
+            http=self.http.url,
+            states=self.lifecycle.states,
+            served={name: s.sha256 for name, s in self.models.served.items()},
+            link=self.link.status if self.link is not None else None,
+            outbox=self.outbox.stats(),
+            self_tests=dict(self.hands.results),
+        )
+
+    def _close(self) -> None:
+        self._threads.stop.set()
+        self.hands.stop()
+        self.lifecycle.stop()
+        self.http.stop()
+        self.engine.close()
+        if self.link is not None:
+            self.link.stop()
+        self.outbox.close()
+        self.slots.close()
+        write_status(self.config.state_dir, {**self.status(), "running": False})
+
+    def _order(self, model: str, event: Event) -> None:
+        self.post(model, event)
+
+    def _called(self, model: str, sha256: str, latency_ms: float, failed: bool) -> None:
+        # Requests of confirmed models decide nothing: thousands a second need not queue here.
+        if self.lifecycle.is_on_trial(model):
+            self.post(model, on.RequestServed(sha256, latency_ms, failed))
+
+    def _count(self, model: str, latency_s: float, ok: bool, prediction: object) -> None:
+        self.models.count(model, latency_s, ok, prediction)  # type: ignore[arg-type]
+
+    def _served(self) -> dict[str, Served]:
+        return {
+            name: Served(s.sha256, s.meter, lambda name=name: self.engine.stats(name).queued)  # type: ignore[misc]
+            for name, s in self.models.served.items()
+        }
+
+    def _make_link(self) -> Link | None:
+        broker = self.config.broker
+        if broker is None:
+            return None
+        tls = (
+            None
+            if broker.tls is None
+            else Tls(broker.tls.ca, broker.tls.certificate, broker.tls.key)
+        )
+        address = Address(
+            broker.host,
+            broker.port,
+            self.config.fleet,
+            self.config.device,
+            broker.username,
+            broker.password,
+            tls,
+        )
+        link = Link(
+            address,
+            self.outbox,
+            hello=self._hello,
+            commands=self.desk.commands(self.models, self.status),
+            on_desired=self.desk.desired,
+        )
+        self.desk.reports_to(link.report)
+        return link
+
+    def _hello(self) -> Hello:
+        return Hello(
+            boot_id=self.boot_id,
+            time_s=self._clocks.unix_s(),
+            version=VERSION,
+            target=self.config.target,
+            arch=platform.machine(),
+            commands=self.link.command_names if self.link is not None else (),
+            facts={"python": platform.python_version(), "kernel": platform.release()},
+        )
+
+    def _start_flows(self) -> None:
+        from edgekit.agent.inputs import create_input
+        from edgekit.agent.outputs import create_output
+
+        for number, settings in enumerate(self.config.flows):
+            source = dict(settings.source)
+            made = create_input(str(source.pop("kind", "")), source, self._clocks.monotonic_s)
+            outputs = []
+            for entry in settings.outputs:
+                options = dict(entry)
+                outputs.append(create_output(str(options.pop("kind", "")), options))
+            flow = Flow(made, settings.model, tuple(outputs))
+            thread = threading.Thread(
+                target=self._flow, args=(flow,), name=f"flow-{number}", daemon=True
+            )
+            self._threads.running.append(thread)
+            thread.start()
+
+    def _flow(self, flow: Flow) -> None:
+        try:
+            run_flow(flow, self.engine, self._threads.stop, self._clocks.unix_s)
+        except EdgekitError as error:
+            log.error("a flow into %s ended: %s", flow.model, error)  # noqa: TRY400 - it says all
+            self.outbox.put("event", {"what": "flow-ended", "model": flow.model, "why": str(error)})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the agent until SIGTERM or SIGINT.
+
+    Returns:
+        The exit code.
+    """
+    parser = argparse.ArgumentParser(prog="edgekit-agent", description="Run the edgekit agent.")
+    parser.add_argument("--config", type=Path, required=True, help="the settings, agent.json")
+    parser.add_argument("--verbose", action="store_true", help="log details")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(
+        level=logging.DEBUG if arguments.verbose else logging.INFO,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    return run(arguments.config)
+
+
+def run(config: Path) -> int:
+    """Run the agent with the settings of a file until it is told to stop.
+
+    Returns:
+        The exit code.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        agent = Agent(load_config(config))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: agent.stop())
+        agent.run()
+    except EdgekitError as error:
+        log.error("%s%s", error, f"\n  hint: {error.hint}" if error.hint else "")  # noqa: TRY400
+        return int(error.exit_code)
+    except Exception:
+        log.exception("the agent failed")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
