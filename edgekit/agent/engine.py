@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.agent.batching import is_batchable
 from edgekit.agent.jobs import Job, ModelInfo, Served, UnknownModelError, Work
-from edgekit.agent.lane import Lane, LaneClosedError, Last, Limits, OnServed
+from edgekit.agent.lane import Here, Lane, LaneClosedError, Last, Limits, OnServed
 from edgekit.agent.stats import Counters, Stats
 from edgekit.runtime.pipeline import Pipeline, load_pipeline
 from edgekit.runtime.tasks import Prediction
@@ -192,7 +192,7 @@ class Engine:
         deadline_s: float | None = None,
         sample: bytes | None = None,
         wait: bool = False,
-        here: bool = False,
+        here: Here = "never",
     ) -> Job:
         """Queue a piece of work for a model.
 
@@ -203,8 +203,9 @@ class Engine:
             deadline_s: Seconds from now; never more than the model's own.
             sample: The raw input, where there is one and the result is a prediction.
             wait: Wait for room in the queue until the deadline.
-            here: The work is small and depends on the model alone: where that is quick and idle,
-                do it in this thread. The job has ended then.
+            here: Whether this thread may do the work itself where the model is idle: ``quick``
+                where that takes no time to speak of, ``always`` where it would wait anyway. The
+                job has ended then.
 
         Returns:
             The job; it can be cancelled.
@@ -217,7 +218,7 @@ class Engine:
             lane = self._lane(name)
             allowed_s = min(deadline_s or lane.limits.deadline_s, lane.limits.deadline_s)
             job = Job(work, self.clock() + allowed_s, on_done, sample)
-            if here and lane.run_here(job):
+            if here != "never" and lane.run_here(job, here):
                 return job
             try:
                 lane.put(job, wait=wait)
@@ -265,7 +266,13 @@ class Engine:
     ) -> Any:  # noqa: ANN401 - what the work returns
         ended = threading.Event()
         job = self.submit(
-            name, work, lambda _job: ended.set(), deadline_s=deadline_s, sample=sample, wait=wait
+            name,
+            work,
+            lambda _job: ended.set(),
+            deadline_s=deadline_s,
+            sample=sample,
+            wait=wait,
+            here="always",
         )
         if not ended.wait(max(0.0, job.deadline - self.clock())):
             job.expire()

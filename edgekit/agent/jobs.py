@@ -140,8 +140,18 @@ class Job:
         self._on_done = on_done
         self._lock = threading.Lock()
 
-    def finish(self, result: Any = None, error: EdgekitError | None = None) -> bool:  # noqa: ANN401
+    def finish(
+        self,
+        result: Any = None,  # noqa: ANN401 - whatever the work returns
+        error: EdgekitError | None = None,
+        count: Callable[[], None] | None = None,
+    ) -> bool:
         """End the job; the first call counts.
+
+        Args:
+            result: What the work returned.
+            error: Why it did not.
+            count: Called if this call ends the job, before anyone is told.
 
         Returns:
             True if this call ended it.
@@ -151,6 +161,8 @@ class Job:
                 return False
             self.done = True
         self.result, self.error = result, error
+        if count is not None:
+            count()
         self._on_done(self)
         return True
 

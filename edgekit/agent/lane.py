@@ -19,13 +19,15 @@ from edgekit.agent.jobs import (
     Served,
     late,
 )
-from edgekit.agent.stats import Counters, Stats
+from edgekit.agent.stats import Counters, Stats, is_failure
 from edgekit.runtime.tasks import Prediction
 from edgekit.wire.errors import ConfigError, EdgekitError
 
 log = logging.getLogger(__name__)
 
 Policy = Literal["reject", "drop-oldest"]
+# Whether the thread that submits a job may do it itself; see Lane.run_here.
+Here = Literal["never", "quick", "always"]
 # Model, latency in seconds from acceptance to answer, answered, and what was predicted (None for
 # tensors). What the caller did wrong is no failure of the model and is not reported.
 OnServed = Callable[[str, float, bool, "Prediction | None"], None]
@@ -126,6 +128,7 @@ class Lane:
         self._lock = threading.Lock()
         self._filled = threading.Condition(self._lock)
         self._room = threading.Condition(self._lock)
+        self._idle = threading.Condition(self._lock)
         self._running = 0
         self._closed = False
         # A model of fixed shapes takes one time, whatever it is fed.
@@ -182,18 +185,24 @@ class Lane:
         if oldest is not None:
             self._end(oldest, DroppedError("a newer request took its place"))
 
-    def run_here(self, job: Job) -> bool:
-        """Do a job in the caller's thread, where that is sure to be quick.
+    def run_here(self, job: Job, here: Here) -> bool:
+        """Do a job in the caller's thread, where nothing else is waiting or running.
 
-        For a small model the way to a worker and back takes longer than the work: it is done here
-        where the model has answered within :data:`QUICK_S` on average and nothing else is waiting.
+        The way to a worker and back takes longer than a small model; and on a busy machine the
+        system may let a woken thread wait for longer than a large one takes.
+
+        Args:
+            job: What to do.
+            here: ``quick``: only where a model of fixed shapes has answered within
+                :data:`QUICK_S` on average; ``always``: the caller would wait anyway.
 
         Returns:
             False where it must be queued; nothing has happened then.
         """
-        service_s = self._counters.service_s
-        if service_s is None or service_s > QUICK_S or not self._is_fixed:
-            return False
+        if here == "quick":
+            service_s = self._counters.service_s
+            if service_s is None or service_s > QUICK_S or not self._is_fixed:
+                return False
         with self._lock:
             if self._closed or self._queue or self._running >= self.limits.workers:
                 return False
@@ -202,8 +211,7 @@ class Lane:
         try:
             self._serve(job)
         finally:
-            with self._lock:
-                self._running -= 1
+            self._ran()
         return True
 
     def close(self) -> None:
@@ -222,7 +230,9 @@ class Lane:
         end = self._clock() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, end - self._clock()))
-        return not any(thread.is_alive() for thread in self._threads)
+        with self._lock:  # callers may work, too
+            self._idle.wait_for(lambda: not self._running, max(0.0, end - self._clock()))
+            return not self._running and not any(t.is_alive() for t in self._threads)
 
     def abandon(self) -> None:
         """End every queued job; for an agent that stops."""
@@ -270,8 +280,13 @@ class Lane:
             try:
                 self._serve(job)
             finally:
-                with self._lock:
-                    self._running -= 1
+                self._ran()
+
+    def _ran(self) -> None:
+        with self._lock:
+            self._running -= 1
+            if self._closed:
+                self._idle.notify_all()
 
     def _serve(self, job: Job) -> None:
         start = self._clock()
@@ -301,16 +316,15 @@ class Lane:
             prediction = result
             kept = job.sample if is_shown(job.sample) else None
             self.last = Last(result, latency_s, now, kept)
-        if not job.finish(result):
+        if job.finish(result, count=lambda: self._counters.answered(latency_s, now - start)):
+            self._tell(latency_s, True, prediction)
+        else:
             self._count(job)
-            return
-        self._counters.answered(latency_s, now - start)
-        self._tell(latency_s, True, prediction)
 
     def _end(self, job: Job, error: EdgekitError) -> None:
-        if not job.finish(error=error):
+        if not job.finish(error=error, count=lambda: self._counters.ended(error)):
             self._count(job)
-        elif self._counters.ended(error):
+        elif is_failure(error):
             self._tell(self._clock() - job.accepted, False, None)
 
     def _count(self, job: Job) -> None:

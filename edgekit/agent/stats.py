@@ -91,16 +91,10 @@ class Counters:
                 limited_s = min(service_s, _OUTLIER * before)
                 self.service_s = before + _FOLLOW * (limited_s - before)
 
-    def ended(self, error: EdgekitError) -> bool:
-        """Count an error.
-
-        Returns:
-            True if the model or the agent is at fault.
-        """
-        kind = _kind(error)
+    def ended(self, error: EdgekitError) -> None:
+        """Count an error."""
         with self._lock:
-            self._counts[kind] += 1
-        return kind == "failed"
+            self._counts[_kind(error)] += 1
 
     def snapshot(self, queued: int, running: int) -> Stats:
         """Return the counts as they are now."""
@@ -113,6 +107,11 @@ class Counters:
                 latency_sum_s=self._latency_sum_s,
                 service_s=self.service_s,
             )
+
+
+def is_failure(error: EdgekitError) -> bool:
+    """Tell whether the model or the agent is at fault, and not the caller or the load."""
+    return _kind(error) == "failed"
 
 
 def _kind(error: EdgekitError) -> str:

@@ -151,7 +151,7 @@ class Api:
                 work,
                 lambda job: reply(_tensor_response(job)),
                 deadline_s=deadline_s,
-                here=len(body) <= SMALL_BYTES,
+                here="quick" if len(body) <= SMALL_BYTES else "never",
             )
         return self.engine.submit(
             name,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,11 +21,13 @@ from .conftest import DOUBLE, doubling
 class Counting:
     """Doubles, and notes how many rows each call had; a NaN makes a call fail."""
 
-    def __init__(self) -> None:
+    def __init__(self, pause_s: float = 0.0) -> None:
         self.rows: list[int] = []
+        self.pause_s = pause_s
 
     def __call__(self, feeds: Any) -> dict[str, Any]:
         self.rows.append(feeds["x"].shape[0])
+        time.sleep(self.pause_s)
         if np.isnan(feeds["x"]).any():
             raise BuildError("NaN")
         return doubling(feeds)
@@ -94,7 +97,7 @@ def test_a_model_that_mixes_rows_is_called_alone() -> None:
 
 
 def test_a_lane_batches_what_comes_together(engine) -> None:
-    run = Counting()
+    run = Counting(0.002)
     pipeline = Pipeline(None, run)  # type: ignore[arg-type]
     engine.serve(DOUBLE, pipeline, limits=Limits(max_batch=8, max_wait_ms=200, queue=100))
 

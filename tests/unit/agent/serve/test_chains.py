@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,8 @@ class Finder:
 class Colour:
     """Says the mean colour and the size of a picture, as text."""
 
-    def __init__(self) -> None:
+    def __init__(self, pause_s: float = 0.0) -> None:
+        self.pause_s = pause_s
         self.most = 0
         self._now = 0
         self._lock = threading.Lock()
@@ -49,6 +51,7 @@ class Colour:
         with self._lock:
             self._now += 1
             self.most = max(self.most, self._now)
+        time.sleep(self.pause_s)
         pixels = pictures.decode(data)
         colour = [round(float(v)) for v in pixels.mean(axis=(0, 1))]
         with self._lock:
@@ -110,7 +113,7 @@ def test_nothing_found_is_no_error(engine) -> None:
 
 
 def test_more_crops_than_the_queue_holds_wait_for_room(engine) -> None:
-    colour = Colour()
+    colour = Colour(0.005)
     serve(engine, "find", Finder(BOXES * 50))
     serve(engine, "colour", colour, queue=2, workers=2)
     serve_chain(engine, "both", OCR)

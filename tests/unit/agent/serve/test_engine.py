@@ -223,7 +223,7 @@ def test_a_quick_model_of_fixed_shapes_is_run_where_it_is_asked(engine, digits) 
         threads.append(threading.get_ident())
         return run({"image": x})
 
-    job = engine.submit("digits", work, lambda _job: None, here=True)
+    job = engine.submit("digits", work, lambda _job: None, here="quick")
     assert job.done
     assert threads == [threading.get_ident()]
     assert engine.stats("digits").served == 101
@@ -239,7 +239,7 @@ def test_a_model_of_free_shapes_is_not_run_there(engine) -> None:
     def work(_served: Any, run: Any) -> None:
         threads.append(threading.get_ident())
 
-    engine.submit("double", work, lambda _job: ended.set(), here=True)
+    engine.submit("double", work, lambda _job: ended.set(), here="quick")
     assert ended.wait(5)
     assert threads != [threading.get_ident()]
 
