@@ -59,7 +59,7 @@ class Order:
 
     @classmethod
     def of(cls, desired: Desired) -> Order:
-        """Take over a fleet's order, which :func:`edgekit.wire.desired.open_desired` has checked."""
+        """Take over a fleet's order that :func:`~edgekit.wire.desired.open_desired` has checked."""
         return cls(
             order_id=desired.order_id,
             sha256=desired.bundle_sha256,
