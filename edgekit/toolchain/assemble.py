@@ -12,6 +12,7 @@ import edgekit
 from edgekit.runtime.golden import record, to_members
 from edgekit.runtime.host import host_kind
 from edgekit.runtime.pipeline import MODEL_MEMBER
+from edgekit.runtime.reference import REFERENCE_NAME
 from edgekit.runtime.session import open_session, runner
 from edgekit.toolchain.decide import Decision, Judged, describe_limit
 from edgekit.toolchain.pack import write_bundle
@@ -19,6 +20,7 @@ from edgekit.toolchain.pins import version_of
 from edgekit.toolchain.placement import Place
 from edgekit.toolchain.quantize.candidates import FLOAT
 from edgekit.toolchain.recipe import Recipe
+from edgekit.toolchain.reference import make_calibrated
 from edgekit.toolchain.report import render_report
 from edgekit.toolchain.report.document import report_document
 from edgekit.toolchain.samples import evenly
@@ -89,6 +91,10 @@ def _members(bench: Workbench, decision: Decision, golden: Steady) -> dict[str, 
         members.update(to_members(index, sample.suffix, sample.data, answer))
     members[MEASUREMENTS_NAME] = Results(
         shipped=shipped.measurements, fp32=decision.judged[0].measurements
+    ).to_bytes()
+    run = runner(open_session(shipped.candidate.graph.to_bytes()))
+    members[REFERENCE_NAME] = make_calibrated(
+        bench.task, run, bench.calibration_set.samples
     ).to_bytes()
     members["sbom.cdx.json"] = make_sbom(_sbom_inputs(bench, shipped))
     members["licenses/NOTICE.txt"] = _notice(bench.recipe).encode()

@@ -76,6 +76,7 @@ STEP_CODE: Mapping[str, tuple[str, ...]] = {
         "toolchain/assemble.py",
         "toolchain/steadiness.py",
         "toolchain/pack.py",
+        "toolchain/reference.py",
         "toolchain/sbom.py",
         "wire/*.py",
         "runtime/golden.py",
