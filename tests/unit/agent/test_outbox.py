@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import signal
 import sqlite3
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -430,3 +431,25 @@ def test_whatever_happens_every_number_is_accounted_for(tmp_path_factory, action
         assert len(there) + lost - unsure <= issued_in_all <= len(there) + lost
         if not lost:
             assert there >= set(range(count))
+
+
+def test_a_day_of_samples_grows_neither_memory_nor_handles_nor_the_file(tmp_path: Path) -> None:
+    outbox = opened(tmp_path)
+
+    def half_a_day() -> tuple[int, int, int]:
+        for i in range(4320):
+            outbox.put("sample", {"i": i, "text": "x" * 300})
+            if i % 6 == 5:
+                drain(outbox)
+        handles = len(list(Path("/proc/self/fd").iterdir()))
+        size = sum(file.stat().st_size for file in tmp_path.iterdir())
+        return tracemalloc.get_traced_memory()[0], handles, size
+
+    tracemalloc.start()
+    try:
+        first, second = half_a_day(), half_a_day()
+    finally:
+        tracemalloc.stop()
+    assert second[0] - first[0] < 20_000
+    assert second[2] <= first[2] * 1.1
+    assert second[1] == first[1]
