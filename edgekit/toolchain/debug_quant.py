@@ -25,6 +25,7 @@ from edgekit.toolchain.graph import Graph
 from edgekit.toolchain.lock import read_lock
 from edgekit.toolchain.plan import Plan
 from edgekit.toolchain.project import folders
+from edgekit.toolchain.quantize.candidates import FLOAT
 from edgekit.toolchain.quantize.layers import find_layers
 from edgekit.toolchain.recipe import Recipe
 from edgekit.toolchain.report.document import SCHEMA, candidate_documents, preview
@@ -287,8 +288,8 @@ def _before(facts: Facts) -> str:
 def _why(
     row: Mapping[str, Any], kept: Sequence[str], before: str, precision: str, reason: str
 ) -> str:
-    if precision == "fp32":
-        return reason or "the bundle is fp32"
+    if precision in FLOAT:
+        return reason or f"the bundle is {precision}"
     if "static" not in precision:
         return f"dynamic int8 leaves this {row['op']} as it is"
     if row["name"] not in kept:
