@@ -9,8 +9,9 @@ from pathlib import Path
 
 import platformdirs
 
+from edgekit.runtime.host import host_kind
+
 ROOT = Path(__file__).resolve().parents[2]
-TARGET = "rpi5"  # its decisions rest on predictions: building for it leaves edgekit.lock alone
 
 
 def cache_folder() -> Path:
@@ -23,10 +24,17 @@ def cache_folder() -> Path:
 
 
 def bundle(model: str, folder: Path) -> Path:
-    """Build a packaged recipe for a Raspberry Pi 5, whose int8 arithmetic is this host's."""
+    """Build a packaged recipe for this host's kind of CPU, or a Raspberry Pi 5 where it has none.
+
+    Args:
+        model: Name of the recipe.
+        folder: Where it goes; its decisions are locked there, too, and not in the repository.
+    """
+    kinds = {path.stem for path in (ROOT / "targets").glob("*.toml")}
+    target = host_kind() if host_kind() in kinds else "rpi5"
     edgekit = Path(sys.executable).with_name("edgekit")
-    line = [str(edgekit), "build", model, "--target", TARGET, "-o", str(folder), "--quiet"]
-    done = subprocess.run(line, capture_output=True, text=True, check=True, cwd=ROOT)
+    line = [str(edgekit), "build", model, "--target", target, "-o", str(folder), "--quiet"]
+    done = subprocess.run(line, capture_output=True, text=True, check=True, cwd=folder)
     return Path(done.stdout.strip().splitlines()[-1])
 
 

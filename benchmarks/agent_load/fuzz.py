@@ -10,7 +10,14 @@ import socket
 from collections.abc import Iterator
 
 INFER = "/v2/models/digits-cnn/infer"
-PATHS = (INFER, "/infer/digits-cnn", "/v2/models/digits-cnn", "/v2", "/live", "/", "/metrics")
+PATHS = (
+    *[INFER, "/infer/digits-cnn"] * 3,
+    "/v2/models/digits-cnn",
+    "/v2",
+    "/live",
+    "/",
+    "/metrics",
+)
 METHODS = ("POST", "POST", "POST", "GET", "PUT", "X")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -76,7 +77,7 @@ class Engine:
             read: Returns a member's verified bytes.
             name: Under which it is served; the manifest's by default.
             limits: How much it takes.
-            threads: Threads of the model; the manifest's by default.
+            threads: Threads of the model; the manifest's by default, but not more than cores.
             drain_s: Longest wait for the requests of a model that it replaces.
 
         Raises:
@@ -84,7 +85,9 @@ class Engine:
             ConfigError: The task, its options or a limit is wrong.
             MissingToolError: A package that the task needs is not installed.
         """
-        pipeline = load_pipeline(manifest, read, threads=threads)
+        # More threads than cores wait for each other, and spin while they do.
+        chosen = threads or min(manifest.session.threads, len(os.sched_getaffinity(0)))
+        pipeline = load_pipeline(manifest, read, threads=chosen)
         self.serve(info_of(manifest, name), pipeline, limits=limits, drain_s=drain_s)
 
     def serve(
