@@ -568,6 +568,19 @@ def test_what_is_under_way_is_answered_when_the_server_stops(slow) -> None:
         socket.create_connection(("127.0.0.1", server.port), timeout=1)
 
 
+def test_a_connection_that_stays_open_is_closed_with_its_answer(slow) -> None:
+    _, server, task = slow
+    head = b"POST /infer/slow HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+        sock.sendall(head + b"x")
+        task.entered.acquire()
+        threading.Timer(0.2, task.gate.set).start()
+        server.stop(grace_s=10)
+        received = sock.makefile("rb").read()
+    assert received.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in received
+
+
 @pytest.fixture(scope="module")
 def guarded(pipeline) -> Iterator[HttpServer]:
     engine, server = start(pipeline, token="s3cret")  # noqa: S106

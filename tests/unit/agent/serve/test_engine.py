@@ -19,7 +19,7 @@ from edgekit.agent.jobs import (
     LateError,
     UnknownModelError,
 )
-from edgekit.agent.lane import Limits
+from edgekit.agent.lane import LaneClosedError, Limits
 from edgekit.runtime.pipeline import Pipeline
 from edgekit.wire.bundle import open_bundle
 from edgekit.wire.errors import ConfigError
@@ -192,6 +192,17 @@ def test_a_swap_under_load_loses_no_request(engine, echo) -> None:
     assert engine.info("echo").version == "11"
 
 
+def test_a_closed_lane_takes_nothing_and_says_so(echo, engine) -> None:
+    echo("1")
+    lane = engine._lane("echo")
+    echo("2")
+    job = Job(predicting(b"x"), engine.clock() + 5, lambda _job: None)
+    with pytest.raises(LaneClosedError):
+        lane.put(job)
+    assert not lane.run_here(job, "always")
+    assert not job.done
+
+
 def test_what_the_old_model_has_accepted_it_answers(engine, echo) -> None:
     old = echo("1")
     old.gate.clear()
@@ -227,6 +238,28 @@ def test_a_quick_model_of_fixed_shapes_is_run_where_it_is_asked(engine, digits) 
     assert job.done
     assert threads == [threading.get_ident()]
     assert engine.stats("digits").served == 101
+
+
+def test_who_waits_anyway_works_where_the_model_is_idle(engine, echo) -> None:
+    task = echo()
+    threads: list[int] = []
+    predict = task.predict
+
+    def noting(run: Any, data: bytes) -> Any:
+        threads.append(threading.get_ident())
+        return predict(run, data)
+
+    task.predict = noting
+    engine.predict("echo", b"x")
+    assert threads == [threading.get_ident()]
+    task.gate.clear()
+    _, ended = submit(engine, b"0")
+    while len(threads) < 2:
+        time.sleep(0.01)
+    threading.Timer(0.1, task.gate.set).start()
+    engine.predict("echo", b"not beside another")
+    assert ended.wait(5)
+    assert threading.get_ident() not in threads[1:]
 
 
 def test_a_model_of_free_shapes_is_not_run_there(engine) -> None:
