@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgekit.wire.version import VERSION
-
 if TYPE_CHECKING:
     from edgekit.toolchain.api import build as build
     from edgekit.toolchain.quantize_file import quantize as quantize
 
-__version__ = VERSION
+__version__ = "0.1.0"
 __all__ = ["__version__", "build", "quantize"]
 
 

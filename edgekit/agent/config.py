@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from edgekit.runtime.trial_rules import DEFAULT_RULES, TrialRules
 from edgekit.wire.canonical import Json
 from edgekit.wire.errors import ConfigError, EdgekitError, TrustError
 from edgekit.wire.signing import PublicKey, parse_public_key
@@ -48,6 +49,9 @@ KEYS: Mapping[str, str] = {
     "broker.password_file": "file with the password",
     "telemetry.period_s": "seconds from one sample to the next, 1 by default",
     "telemetry.outbox_mib": "MiB that unsent messages may take, 64 by default",
+    "trial.duration_s": "seconds that a new bundle serves on trial at least, 600 by default",
+    "trial.min_requests": "requests that it must have answered by then, 20 by default",
+    "trial.max_duration_s": "seconds after which a trial with fewer requests is given up, 3600",
     "bundles": "bundles on this device that are to serve; the fleet's orders come beside them",
     "flows": "inputs and outputs: see serving",
     "pipelines": "pipelines of several models: see serving",
@@ -105,6 +109,7 @@ class Config:
     broker: Broker | None = None
     period_s: float = 1.0
     outbox_bytes: int = 64 << 20
+    trial: TrialRules = DEFAULT_RULES
     bundles: tuple[Path, ...] = ()
     flows: tuple[FlowSettings, ...] = ()
     pipelines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -149,6 +154,7 @@ def _read(fields: Fields, folder: Path) -> Config:
         http=_http(fields, folder),
         broker=_broker(fields, folder),
         **_telemetry(fields),
+        trial=_trial(fields),
         bundles=tuple(
             _path(folder, str(name))
             for name in (fields.array("bundles") if fields.has("bundles") else ())
@@ -210,6 +216,21 @@ def _telemetry(fields: Fields) -> dict[str, Any]:
         found["outbox_bytes"] = int(own.number("outbox_mib", 1, 65_536) * 2**20)
     own.close()
     return found
+
+
+def _trial(fields: Fields) -> TrialRules:
+    if not fields.has("trial"):
+        return DEFAULT_RULES
+    own = fields.object("trial")
+    given: dict[str, Any] = {
+        name: own.number(name, 0.0, 30 * 86_400.0)
+        for name in ("duration_s", "max_duration_s")
+        if own.has(name)
+    }
+    if own.has("min_requests"):
+        given["min_requests"] = own.integer("min_requests", 0, 1_000_000)
+    own.close()
+    return replace(DEFAULT_RULES, **given)
 
 
 def _flow(fields: Fields) -> FlowSettings:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import psutil
 
+from edgekit import __version__
 from edgekit.agent import vitals
 from edgekit.agent.config import Config, load_config
 from edgekit.agent.desk import Desk
@@ -42,11 +43,9 @@ from edgekit.agent.status import status_document, write_status
 from edgekit.agent.telemetry import Collector, Served
 from edgekit.runtime import trial_events as on
 from edgekit.runtime.trial_events import Event, Instant
-from edgekit.runtime.trial_rules import DEFAULT_RULES, TrialRules
 from edgekit.wire.canonical import Json
 from edgekit.wire.errors import EdgekitError
 from edgekit.wire.messages import Hello
-from edgekit.wire.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -79,15 +78,12 @@ class Agent:
     Args:
         config: The settings.
         clocks: Where time comes from.
-        rules: Of trials.
 
     Raises:
         DeviceError: Another agent has the state folder, or it cannot be written.
     """
 
-    def __init__(
-        self, config: Config, clocks: Clocks | None = None, rules: TrialRules = DEFAULT_RULES
-    ) -> None:
+    def __init__(self, config: Config, clocks: Clocks | None = None) -> None:
         self.config = config
         self._clocks = clocks or Clocks()
         self.boot_id = secrets.token_hex(8)
@@ -106,7 +102,7 @@ class Agent:
         self.hands = AgentHands(
             self.slots, self.models, config.trusted_keys, self.post, self.desk.tell, where
         )
-        self.lifecycle = Lifecycle(self.slots, self.hands, self._clocks.now, rules)
+        self.lifecycle = Lifecycle(self.slots, self.hands, self._clocks.now, config.trial)
         self.link = self._make_link()
         self.http = HttpServer(
             self.engine,
@@ -134,7 +130,7 @@ class Agent:
         if self.link is not None:
             self.link.start()
         self.http.start()
-        log.info("edgekit %s serves %s", VERSION, self.http.url)
+        log.info("edgekit %s serves %s", __version__, self.http.url)
         self.lifecycle.start()
         self.desk.order_local(self.hands)
         self._start_flows()
@@ -251,7 +247,7 @@ class Agent:
         return Hello(
             boot_id=self.boot_id,
             time_s=self._clocks.unix_s(),
-            version=VERSION,
+            version=__version__,
             target=self.config.target,
             arch=platform.machine(),
             commands=self.link.command_names if self.link is not None else (),

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgekit import __version__
 from edgekit.wire.canonical import Json
-from edgekit.wire.version import VERSION
 
 if TYPE_CHECKING:
     from edgekit.agent.config import Config
@@ -51,7 +51,7 @@ def status_document(
         "schema": SCHEMA,
         "running": True,
         "pid": os.getpid(),
-        "version": VERSION,
+        "version": __version__,
         "fleet": config.fleet,
         "device": config.device,
         "target": config.target,

@@ -1,0 +1,270 @@
+"""The whole agent as a process: bundles from the device and from the fleet, kill -9, a bad one."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import http.server
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekit.toolchain.pack import write_bundle
+from edgekit.wire.canonical import sha256_file
+from edgekit.wire.desired import Desired, sign_desired
+from edgekit.wire.signing import PrivateKey
+from edgekit.wire.topics import topic
+
+from ..agent_broker import Broker  # noqa: TID252 - helpers of all agent tests
+from ..agent_receiver import Receiver  # noqa: TID252
+
+pytestmark = pytest.mark.mosquitto
+FLEET, DEVICE, MODEL = "lab", "board-1", "small-conv"
+
+
+def until(condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+    return found
+
+
+@dataclass
+class Board:
+    """A folder with settings, and the agent that runs with them."""
+
+    folder: Path
+    key: PrivateKey
+    settings: dict[str, Any]
+    process: subprocess.Popen[bytes] | None = None
+    logs: list[Path] = field(default_factory=list)
+
+    def start(self) -> None:
+        config = self.folder / "agent.json"
+        config.write_text(json.dumps(self.settings))
+        self.logs.append(self.folder / f"log-{len(self.logs)}")
+        with self.logs[-1].open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "edgekit.agent.main", "--config", str(config)],
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+            )
+
+    def kill(self, number: int = signal.SIGKILL) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+    def status(self) -> dict[str, Any]:
+        """The status that this process has written; empty before the first."""
+        try:
+            found = json.loads((self.folder / "state" / "status.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if self.process and found["pid"] == self.process.pid else {}
+
+    def confirmed(self) -> bool:
+        return self.status().get("models", {}).get(MODEL, {}).get("phase") == "confirmed"
+
+    def serves(self) -> str | None:
+        return self.status().get("models", {}).get(MODEL, {}).get("serves_sha256")
+
+    def infer(self, sample: bytes) -> dict[str, Any]:
+        url = f"{self.status()['http']}infer/{MODEL}"
+        request = urllib.request.Request(url, data=sample)  # noqa: S310 - the agent's own page
+        with urllib.request.urlopen(request) as answer:  # noqa: S310
+            return json.loads(answer.read())
+
+    def log(self) -> str:
+        return self.logs[-1].read_text()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    with Broker(tmp_path / "broker") as running:
+        yield running
+
+
+@pytest.fixture
+def receiver(broker, tmp_path) -> Iterator[Receiver]:
+    made = Receiver(broker.port, tmp_path / "store.db").start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def board(tmp_path, small_bundle, broker) -> Iterator[Board]:
+    folder = tmp_path / "board"
+    folder.mkdir()
+    settings = {
+        "schema": "edgekit.agent/1",
+        "fleet": FLEET,
+        "device": DEVICE,
+        "target": small_bundle.manifest.target.name,
+        "state_dir": "state",
+        "trusted_keys": [small_bundle.private_key.public.to_pem().decode()],
+        "http": {"port": 0},
+        "broker": {"host": "127.0.0.1", "port": broker.port},
+        "telemetry": {"period_s": 0.2, "outbox_mib": 4},
+        "trial": {"duration_s": 1, "min_requests": 1},
+        "bundles": [str(small_bundle.path)],
+    }
+    made = Board(folder, small_bundle.private_key, settings)
+    yield made
+    if made.process is not None and made.process.poll() is None:
+        made.kill()
+
+
+@pytest.fixture
+def shop(tmp_path) -> Iterator[Path]:
+    """A folder that is served over HTTP, without ranges."""
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    (folder / "port").write_text(str(server.server_port))
+    yield folder
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def release(shop, small_bundle):
+    """Put a further release into the shop and return the fleet's order for it."""
+
+    def make(serial: int, members: dict[str, bytes] | None = None, **changes: Any) -> bytes:
+        path = shop / f"{serial}.ekb"
+        manifest = dataclasses.replace(small_bundle.manifest, serial=serial)
+        write_bundle(
+            path, manifest, small_bundle.members | (members or {}), small_bundle.private_key
+        )
+        fields = {
+            "bundle_sha256": sha256_file(path),
+            "url": f"http://127.0.0.1:{(shop / 'port').read_text()}/{path.name}",
+            "size_bytes": path.stat().st_size,
+            "serial": serial,
+            "order_id": f"order-{serial}",
+            "expires": 4_000_000_000 + serial,
+            "model": MODEL,
+        }
+        return sign_desired(Desired(**(fields | changes)), small_bundle.private_key)
+
+    return make
+
+
+def sample_of(bundle) -> bytes:
+    return next(v for k, v in bundle.members.items() if k.endswith(".npy") and "/0" in k)
+
+
+def test_a_bundle_on_the_device_is_tested_and_serves(board, receiver, small_bundle):
+    board.start()
+    until(board.serves)
+    status = board.status()
+    assert status["models"][MODEL]["self_test"]["passed"], board.log()
+    assert board.infer(sample_of(small_bundle))["outputs"]["y"]["shape"] == [1, 8, 16, 16]
+    (hello,) = until(lambda: receiver.of("hello"))
+    assert hello["boot_id"] == status["boot_id"]
+    assert {"ping", "status", "log-level"} <= set(hello["commands"])
+    until(
+        lambda: any(kind == "sample" and MODEL in str(body) for _, _, kind, body in receiver.rows())
+    )
+    until(lambda: MODEL in (receiver.of("reported") or [{"running": {}}])[-1]["running"])
+    assert board.kill(signal.SIGTERM) == 0
+    assert until(lambda: receiver.of("state"))[-1]["status"] == "offline"
+
+
+def test_kill_9_loses_and_doubles_nothing(board, receiver):
+    for _ in range(3):
+        board.start()
+        until(board.serves)
+        time.sleep(1.0)
+        board.kill()
+    board.start()
+    until(board.serves)
+    boots = {boot for boot, *_ in until(receiver.rows)}
+    until(lambda: len({boot for boot, *_ in receiver.rows()}) == 4, 90)
+    until(lambda: board.status()["outbox"]["messages"] < 30, 90)
+    board.kill(signal.SIGTERM)
+    rows = receiver.rows()
+    for boot in {boot for boot, *_ in rows} - {board.status().get("boot_id")}:
+        seqs = sorted(seq for b, seq, *_ in rows if b == boot)
+        assert seqs == list(range(len(seqs))), "every message of a boot, each once"
+    assert boots
+
+
+def test_the_fleet_replaces_a_bundle(board, receiver, release, small_bundle):
+    board.start()
+    until(board.confirmed)
+    first = board.serves()
+    order = release(2)
+    receiver.say(topic(FLEET, DEVICE, "desired"), order, retain=True)
+    until(lambda: board.serves() not in (None, first))
+    assert board.infer(sample_of(small_bundle))["outputs"]
+    last = until(lambda: [r for r in receiver.of("reported") if r["serials"].get(MODEL) == 2])[-1]
+    assert last["order_id"] == "order-2"
+
+
+def test_a_bundle_that_answers_wrong_never_serves(board, receiver, release, small_bundle):
+    board.start()
+    until(board.confirmed)
+    first = board.serves()
+    # What it should answer on one sample is the answer to another one.
+    wrong = {
+        name: small_bundle.members[name.replace("golden/00", "golden/01")]
+        for name in small_bundle.members
+        if name.startswith("golden/00/") and "input" not in name
+    }
+    assert wrong, sorted(small_bundle.members)
+    receiver.say(topic(FLEET, DEVICE, "desired"), release(2, wrong))
+    refused = until(
+        lambda: [
+            body
+            for _, _, kind, body in receiver.rows()
+            if kind == "event" and body.get("what") in ("reverted", "refused", "dropped")
+        ]
+    )
+    assert refused[-1]["why"]
+    assert board.serves() == first
+    assert board.infer(sample_of(small_bundle))["outputs"]
+
+
+def test_hostile_orders_and_commands_end_nothing(board, receiver, release):
+    board.start()
+    until(board.serves)
+    say = functools.partial(receiver.say, topic(FLEET, DEVICE, "command"))
+    say(b"\xff" * 200)
+    say(b'{"id": "c-1", "name": "no-such", "args": {}}')
+    say(b'{"id": "c-2", "name": "log-level", "args": {"level": "DEBUG"}}')
+    say(b'{"id": "c-3", "name": "log-level", "args": {"level": ["x"]}}')
+    order = release(3)
+    for bad in (b"", b"{}", order[:-7], order.replace(b"order-3", b"order-9"), b"x" * 100_000):
+        receiver.say(topic(FLEET, DEVICE, "desired"), bad)
+    until(lambda: {"c-1", "c-2", "c-3"} <= {r["id"] for r in receiver.of("reply")})
+    replies = {r["id"]: r for r in receiver.of("reply")}
+    assert not replies["c-1"]["ok"]
+    assert replies["c-2"]["ok"]
+    assert not replies["c-3"]["ok"]
+    until(lambda: sum(b.get("what") == "order-refused" for *_, b in receiver.rows()) >= 3)
+    assert board.process.poll() is None
+    assert board.serves()
+
+
+def test_settings_that_will_not_do_are_named(board):
+    board.settings["fleets"] = 1
+    board.start()
+    assert board.process.wait(20) == 3
+    assert "fleets" in board.log()
+    assert "agent.json" in board.log()
