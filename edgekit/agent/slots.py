@@ -31,7 +31,7 @@ from pathlib import Path
 from edgekit.agent.disk import Disk, FullDiskError, explaining, remove_flat
 from edgekit.agent.incoming import Source, hash_file, receive
 from edgekit.agent.slot_file import STATE_FILE, SlotFile, read_states
-from edgekit.runtime.trial_state import Phase, State
+from edgekit.runtime.trial_state import State
 from edgekit.wire.bundle import Bundle, check_acceptable, open_bundle
 from edgekit.wire.errors import DeviceError, EdgekitError, TrustError
 from edgekit.wire.manifest import Manifest
@@ -215,7 +215,7 @@ class Slots:
         states = self._file.states.values()
         held = {
             "bundles": {sha256 for state in states for sha256 in state.held},
-            "incoming": {s.order.sha256 for s in states if s.order and s.phase is Phase.FETCHING},
+            "incoming": {state.order.sha256 for state in states if state.order},
         }
         doomed = [
             folder

@@ -379,6 +379,45 @@ def test_room_is_made_of_what_nobody_holds(crashes, releases, tmp_path):
     slots.close()
 
 
+def test_only_a_fetch_under_way_keeps_what_has_come_in(crashes, life, releases):
+    story, slots = crashes.story, life.slots
+    coming = slots.root / "incoming" / sha256_of(releases[2])
+    for folder in (coming, slots.root / "incoming" / life.serves):
+        folder.mkdir()
+        (folder / "bundle.ekb").write_bytes(b"a part")
+    life.lifecycle.handle(story.MODEL, on.OrderReceived(story.order_of(2, releases[2])))
+    assert life.state.phase is Phase.FETCHING
+    assert slots.collect() == (life.serves,)
+    assert coming.exists()
+    life.lifecycle.handle(story.MODEL, on.OperatorReject("not now"))
+    assert not coming.exists()
+    assert slots.path(life.serves).exists()
+
+
+def test_nothing_is_removed_before_the_disk_has_forgotten_its_name(crashes, releases, tmp_path):
+    class Failing(Disk):
+        fails = False
+
+        def sync_folder(self, path):
+            if self.fails and path.name == "slots":
+                raise OSError(errno.EIO, "no")
+            super().sync_folder(path)
+
+    story, disk = crashes.story, Failing()
+    life = story.Life(tmp_path / "slots", releases, disk)
+    life.start()
+    life.chapter(story.Chapter(1))
+    disk.fails = True
+    with pytest.raises(DeviceError, match="may not outlive a power cut"):
+        life.slots.commit(story.MODEL, State())
+    with pytest.raises(DeviceError, match="not all"):
+        life.slots.collect()
+    assert life.slots.path(life.serves).exists()
+    disk.fails = False
+    assert life.slots.collect() == (life.serves,)
+    life.slots.close()
+
+
 def test_a_state_that_names_what_is_not_there_is_not_written(crashes, life):
     state = replace(life.state, confirmed=Release("c" * 64, 9))
     with pytest.raises(DeviceError, match="not here"):
