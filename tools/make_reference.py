@@ -1,4 +1,4 @@
-"""Write docs/reference from the code: commands, settings, errors, and the parts of recipes.
+"""Write docs/reference from the code: commands, settings, errors, the agent, parts of recipes.
 
 ``python tools/make_reference.py`` writes; with ``--check`` it names what is out of date and exits
 with 1.
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import click
 
+from edgekit.agent.config import KEYS
 from edgekit.cli.main import cli
 from edgekit.runtime.tasks import task_names
 from edgekit.toolchain.metrics import metric_names
@@ -48,6 +49,14 @@ the default. `edgekit plan` shows where each value came from.
 
 | in `{FILE}` | flag | environment | default | |
 |---|---|---|---|---|"""
+AGENT_HEAD = f"""# Settings of the agent
+
+{MADE}
+One JSON file, `/etc/edgekit/agent.json` unless `edgekit agent run --config` names another one;
+relative paths start at its folder. An unknown key is an error.
+
+| key | |
+|---|---|"""
 ERRORS_HEAD = f"""# Errors and exit codes
 
 {MADE}
@@ -63,6 +72,7 @@ def pages() -> dict[str, str]:
     return {
         "cli.md": cli_page(),
         "settings.md": settings_page(),
+        "agent-settings.md": agent_page(),
         "errors.md": errors_page(),
         "recipe-parts.md": parts_page(),
     }
@@ -145,6 +155,11 @@ def settings_page() -> str:
         for s in SETTINGS
     ]
     return "\n".join([SETTINGS_HEAD, *rows, ""])
+
+
+def agent_page() -> str:
+    """Describe every key of agent.json."""
+    return "\n".join([AGENT_HEAD, *(f"| `{key}` | {text} |" for key, text in KEYS.items()), ""])
 
 
 def errors_page() -> str:

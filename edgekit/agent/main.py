@@ -281,7 +281,7 @@ class Agent:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the agent until SIGTERM or SIGINT.
+    """Run the agent until SIGTERM or SIGINT; what a service calls.
 
     Returns:
         The exit code.
@@ -290,26 +290,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True, help="the settings, agent.json")
     parser.add_argument("--verbose", action="store_true", help="log details")
     arguments = parser.parse_args(argv)
-    logging.basicConfig(
-        level=logging.DEBUG if arguments.verbose else logging.INFO,
-        format="%(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    return run(arguments.config)
-
-
-def run(config: Path) -> int:
-    """Run the agent with the settings of a file until it is told to stop.
-
-    Returns:
-        The exit code.
-    """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    log_to_stderr(verbose=arguments.verbose)
     try:
-        agent = Agent(load_config(config))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda _number, _frame: agent.stop())
-        agent.run()
+        run_until_stopped(arguments.config)
     except EdgekitError as error:
         log.error("%s%s", error, f"\n  hint: {error.hint}" if error.hint else "")  # noqa: TRY400
         return int(error.exit_code)
@@ -317,6 +300,33 @@ def run(config: Path) -> int:
         log.exception("the agent failed")
         return 1
     return 0
+
+
+def log_to_stderr(*, verbose: bool = False, quiet: bool = False) -> None:
+    """Log to stderr, which a service manager keeps."""
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    form = "%(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=level, format=form, stream=sys.stderr)
+
+
+def run_until_stopped(config: Path) -> dict[str, Json]:
+    """Run the agent with the settings of a file until SIGTERM or SIGINT.
+
+    Args:
+        config: agent.json.
+
+    Returns:
+        Its last status.
+
+    Raises:
+        EdgekitError: The settings will not do, or another agent has the state folder.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    agent = Agent(load_config(config))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: agent.stop())
+    agent.run()
+    return agent.status()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ from pathlib import Path
 import click
 
 from edgekit.cli.groups import CommandFiles
+from edgekit.cli.output import Output, common_options
 
+SCHEMA = "edgekit.agent-status/1"
 CONFIG = Path("/etc/edgekit/agent.json")
 
 
@@ -30,18 +32,21 @@ def command() -> None:
     show_default=True,
     help="The settings.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Log details.")
-def run(config: Path, verbose: bool) -> int:
+@common_options
+def run(config: Path, out: Output) -> int:
     """Run the agent until it is told to stop.
 
     It serves the bundles that its settings name and those that the fleet orders, each after a
-    self-test, and listens on loopback unless told otherwise.
+    self-test, and listens on loopback unless told otherwise. With --json its last status is printed
+    when it ends.
 
     \b
     Example:
       edgekit agent run --config agent.json
     """
-    from edgekit.agent.main import main
+    from edgekit.agent.main import log_to_stderr, run_until_stopped
 
-    arguments = ["--config", str(config), *(["--verbose"] if verbose else [])]
-    return main(arguments)
+    log_to_stderr(verbose=out.verbose, quiet=out.quiet)
+    status = run_until_stopped(config)
+    out.emit(SCHEMA, status, lambda _console: None)
+    return 0
