@@ -339,6 +339,12 @@ def test_bytes_that_are_not_the_bundle_are_not_kept(life, releases, change):
     assert [p.name for p in (life.slots.root / "incoming").iterdir()] == []
 
 
+def test_a_bundle_of_another_size_than_ordered_is_not_kept(life, releases):
+    data = releases[2]
+    with pytest.raises(DeviceError, match="not the bundle that was ordered"):
+        life.slots.receive(sha256_of(data), len(data) + 1, whole(data))
+
+
 def test_an_endless_source_is_stopped(life):
     taken = []
 
