@@ -10,15 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.agent.batching import is_batchable
 from edgekit.agent.jobs import Job, ModelInfo, Served, UnknownModelError, Work
-from edgekit.agent.lane import Here, Lane, LaneClosedError, Last, Limits, OnServed
+from edgekit.agent.lane import (
+    QUICK_S,
+    Here,
+    Lane,
+    LaneClosedError,
+    Last,
+    Limits,
+    OnServed,
+    is_fixed,
+)
 from edgekit.agent.stats import Counters, Stats
 from edgekit.runtime.pipeline import Pipeline, load_pipeline
 from edgekit.runtime.tasks import Prediction
-from edgekit.wire.errors import did_you_mean
+from edgekit.wire.errors import EdgekitError, did_you_mean
 from edgekit.wire.manifest import Manifest
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+_TRIALS = 5
 
 
 def _nobody(_model: str, _latency_s: float, _ok: bool, _prediction: Prediction | None) -> None:
@@ -77,7 +89,8 @@ class Engine:
             read: Returns a member's verified bytes.
             name: Under which it is served; the manifest's by default.
             limits: How much it takes.
-            threads: Threads of the model; the manifest's by default, but not more than cores.
+            threads: Threads of the model; the manifest's by default, but not more than there are
+                cores, and one for a model that is quick with it.
             drain_s: Longest wait for the requests of a model that it replaces.
 
         Raises:
@@ -85,9 +98,7 @@ class Engine:
             ConfigError: The task, its options or a limit is wrong.
             MissingToolError: A package that the task needs is not installed.
         """
-        # More threads than cores wait for each other, and spin while they do.
-        chosen = threads or min(manifest.session.threads, len(os.sched_getaffinity(0)))
-        pipeline = load_pipeline(manifest, read, threads=chosen)
+        pipeline = _loaded(manifest, read, threads)
         self.serve(info_of(manifest, name), pipeline, limits=limits, drain_s=drain_s)
 
     def serve(
@@ -293,6 +304,34 @@ class Engine:
             hint = f"did you mean {close}? {hint}" if close else hint
             raise UnknownModelError(f'no model "{name[:80]}"', hint=hint)
         return lane
+
+
+def _loaded(manifest: Manifest, read: Callable[[str], bytes], threads: int | None) -> Pipeline:
+    if threads is not None:
+        return load_pipeline(manifest, read, threads=threads)
+    # More threads than cores wait for each other.
+    chosen = min(manifest.session.threads, len(os.sched_getaffinity(0)))
+    if chosen > 1 and is_fixed(manifest.inputs):
+        # onnxruntime's threads spin between two requests: for a small model that doubles the CPU.
+        alone = load_pipeline(manifest, read, threads=1)
+        if _is_quick(alone, manifest):
+            return alone
+    return load_pipeline(manifest, read, threads=chosen)
+
+
+def _is_quick(pipeline: Pipeline, manifest: Manifest) -> bool:
+    import numpy as np
+
+    try:
+        feeds = {t.name: np.zeros([int(d) for d in t.shape], t.dtype) for t in manifest.inputs}
+        times_s = []
+        for _ in range(_TRIALS):
+            start = time.thread_time()
+            pipeline.run(feeds)
+            times_s.append(time.thread_time() - start)
+    except (EdgekitError, TypeError):
+        return False  # zeros are no input for it
+    return min(times_s) < QUICK_S
 
 
 def predicting(data: bytes) -> Work:

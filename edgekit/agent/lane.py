@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from edgekit.agent.jobs import (
 from edgekit.agent.stats import Counters, Stats, is_failure
 from edgekit.runtime.tasks import Prediction
 from edgekit.wire.errors import ConfigError, EdgekitError
+from edgekit.wire.manifest import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ Here = Literal["never", "quick", "always"]
 OnServed = Callable[[str, float, bool, "Prediction | None"], None]
 
 MAX_KEPT_BYTES = 2 << 20
-# Mean time of a request up to which it is done where it arrives.
+# Mean CPU time of a request up to which it is done where it arrives.
 QUICK_S = 0.001
 _MAX_QUEUE, _MAX_WORKERS, _MAX_BATCH, _MAX_WAIT_MS = 10_000, 64, 256, 1000
 
@@ -132,9 +134,7 @@ class Lane:
         self._running = 0
         self._closed = False
         # A model of fixed shapes takes one time, whatever it is fed.
-        self._is_fixed = bool(served.info.inputs) and all(
-            isinstance(dim, int) for tensor in served.info.inputs for dim in tensor.shape
-        )
+        self._is_fixed = is_fixed(served.info.inputs)
         workers, self._run = limits.workers, served.run
         if served.info.batchable and limits.max_batch > 1:
             workers = max(workers, limits.max_batch)
@@ -186,7 +186,7 @@ class Lane:
             self._end(oldest, DroppedError("a newer request took its place"))
 
     def run_here(self, job: Job, here: Here) -> bool:
-        """Do a job in the caller's thread, where nothing else is waiting or running.
+        """Do a job in the caller's thread.
 
         The way to a worker and back takes longer than a small model; and on a busy machine the
         system may let a woken thread wait for longer than a large one takes.
@@ -194,17 +194,24 @@ class Lane:
         Args:
             job: What to do.
             here: ``quick``: only where a model of fixed shapes has answered within
-                :data:`QUICK_S` on average; ``always``: the caller would wait anyway.
+                :data:`QUICK_S` on average; ``always``: the caller would wait anyway, and nothing
+                else is waiting or running.
 
         Returns:
             False where it must be queued; nothing has happened then.
         """
         if here == "quick":
-            service_s = self._counters.service_s
-            if service_s is None or service_s > QUICK_S or not self._is_fixed:
+            # CPU time: by the wall's clock, a worker that waits for the interpreter's lock makes a
+            # quick model look slow, which then stays with the worker.
+            work_s = self._counters.work_s
+            if work_s is None or work_s > QUICK_S or not self._is_fixed:
                 return False
         with self._lock:
-            if self._closed or self._queue or self._running >= self.limits.workers:
+            if self._closed:
+                return False
+            # One quick call more does not matter; queued, it would draw all that come after it
+            # into the queue, too, and a busy server would never leave it.
+            if here == "always" and (self._queue or self._running >= self.limits.workers):
                 return False
             self._running += 1
         job.accepted = self._clock()
@@ -289,7 +296,7 @@ class Lane:
                 self._idle.notify_all()
 
     def _serve(self, job: Job) -> None:
-        start = self._clock()
+        start, work_start_s = self._clock(), time.thread_time()
         if job.done:
             self._count(job)
             return
@@ -306,9 +313,9 @@ class Lane:
                 job, FailedError("the agent failed on this request", hint="see the agent's log")
             )
         else:
-            self._answer(job, result, start)
+            self._answer(job, result, start, time.thread_time() - work_start_s)
 
-    def _answer(self, job: Job, result: Any, start: float) -> None:  # noqa: ANN401
+    def _answer(self, job: Job, result: Any, start: float, work_s: float) -> None:  # noqa: ANN401
         now = self._clock()
         latency_s = now - job.accepted
         prediction: Prediction | None = None
@@ -316,7 +323,8 @@ class Lane:
             prediction = result
             kept = job.sample if is_shown(job.sample) else None
             self.last = Last(result, latency_s, now, kept)
-        if job.finish(result, count=lambda: self._counters.answered(latency_s, now - start)):
+        counters, service_s = self._counters, now - start
+        if job.finish(result, count=lambda: counters.answered(latency_s, service_s, work_s)):
             self._tell(latency_s, True, prediction)
         else:
             self._count(job)
@@ -337,6 +345,11 @@ class Lane:
             self._on_served(self.served.info.name, latency_s, ok, prediction)
         except Exception:  # telemetry must not end a worker
             log.exception("the listener of served requests failed")
+
+
+def is_fixed(inputs: Sequence[Tensor]) -> bool:
+    """Tell whether a model takes tensors, and of one shape only."""
+    return bool(inputs) and all(isinstance(dim, int) for t in inputs for dim in t.shape)
 
 
 def is_shown(sample: bytes) -> bool:

@@ -76,20 +76,22 @@ class Counters:
         self._latencies = [0] * (len(LATENCY_BOUNDS_S) + 1)
         self._latency_sum_s = 0.0
         self.service_s: float | None = None
+        self.work_s: float | None = None
 
-    def answered(self, latency_s: float, service_s: float) -> None:
-        """Count an answer."""
+    def answered(self, latency_s: float, service_s: float, work_s: float) -> None:
+        """Count an answer.
+
+        Args:
+            latency_s: From acceptance to answer.
+            service_s: Without the wait in the queue.
+            work_s: CPU time of the thread that did it.
+        """
         with self._lock:
             self._counts["served"] += 1
             self._latencies[bisect_left(LATENCY_BOUNDS_S, latency_s)] += 1
             self._latency_sum_s += latency_s
-            before = self.service_s
-            if before is None:
-                self.service_s = service_s
-            else:
-                # One request that the system has held up says little about the next.
-                limited_s = min(service_s, _OUTLIER * before)
-                self.service_s = before + _FOLLOW * (limited_s - before)
+            self.service_s = _follow(self.service_s, service_s)
+            self.work_s = _follow(self.work_s, work_s)
 
     def ended(self, error: EdgekitError) -> None:
         """Count an error."""
@@ -107,6 +109,11 @@ class Counters:
                 latency_sum_s=self._latency_sum_s,
                 service_s=self.service_s,
             )
+
+
+def _follow(mean: float | None, value: float) -> float:
+    """Move a mean; one request that the system has held up says little about the next."""
+    return value if mean is None else mean + _FOLLOW * (min(value, _OUTLIER * mean) - mean)
 
 
 def is_failure(error: EdgekitError) -> bool:

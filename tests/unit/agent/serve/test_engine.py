@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import os
 import subprocess
 import sys
 import threading
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgekit.agent import engine as engine_module
 from edgekit.agent.engine import Engine, predicting
 from edgekit.agent.jobs import (
     BusyError,
@@ -23,6 +26,7 @@ from edgekit.agent.lane import LaneClosedError, Limits
 from edgekit.runtime.pipeline import Pipeline
 from edgekit.wire.bundle import open_bundle
 from edgekit.wire.errors import ConfigError
+from edgekit.wire.manifest import SessionOptions, Tensor
 from edgekit.wire.signing import load_public_key
 
 from .conftest import DOUBLE, doubling
@@ -60,6 +64,29 @@ def test_a_bundle_is_loaded_and_run_on_tensors(engine, small_bundle) -> None:
     assert (info.task, info.version, info.batchable) == ("tensors", "1", False)
     x = np.random.default_rng(1).normal(size=(1, 3, 16, 16)).astype(np.float32)
     assert engine.infer("small-conv", {"x": x})["y"].shape == (1, 8, 16, 16)
+
+
+def test_a_quick_model_has_one_thread_and_what_is_said_counts(
+    engine, small_bundle, monkeypatch
+) -> None:
+    asked: list[int | None] = []
+    real = engine_module.load_pipeline
+
+    def noting(manifest: Any, read: Any, *, threads: int | None = None) -> Pipeline:
+        asked.append(threads)
+        return real(manifest, read, threads=threads)
+
+    monkeypatch.setattr(engine_module, "load_pipeline", noting)
+    session = SessionOptions("all", 4)
+    manifest = dataclasses.replace(small_bundle.manifest, session=session)
+    engine.load(manifest, small_bundle.members.__getitem__)
+    assert asked == [1]
+    engine.load(manifest, small_bundle.members.__getitem__, threads=3)
+    assert asked == [1, 3]
+    free = (Tensor("x", "float32", (1, 3, "h", "w")),)
+    manifest = dataclasses.replace(manifest, inputs=free)
+    engine.load(manifest, small_bundle.members.__getitem__)
+    assert asked[-1] == min(4, len(os.sched_getaffinity(0)))
 
 
 def test_what_the_caller_did_wrong_is_no_failure_of_the_model(engine, echo, served) -> None:
@@ -238,6 +265,23 @@ def test_a_quick_model_of_fixed_shapes_is_run_where_it_is_asked(engine, digits) 
     assert job.done
     assert threads == [threading.get_ident()]
     assert engine.stats("digits").served == 101
+
+
+def test_a_quick_model_stays_out_of_the_queue_though_a_worker_is_busy(engine, digits) -> None:
+    info, pipeline = digits
+    engine.serve(info, pipeline)
+    x = np.zeros((1, 1, 8, 8), np.float32)
+    for _ in range(100):
+        engine.infer("digits", {"image": x})
+    gate = threading.Event()
+    engine.submit("digits", lambda _served, _run: gate.wait(10), lambda _job: None)
+    while engine.stats("digits").running < 1:
+        time.sleep(0.01)
+    job = engine.submit(
+        "digits", lambda _served, run: run({"image": x}), lambda _job: None, here="quick"
+    )
+    gate.set()
+    assert job.done
 
 
 def test_who_waits_anyway_works_where_the_model_is_idle(engine, echo) -> None:
