@@ -201,7 +201,11 @@ def _check_output(output: Path | None) -> None:
     from edgekit.wire.errors import UsageError
 
     if output is not None and output.suffix not in (".html", ".svg", ".json"):
-        raise UsageError("-o takes a .html, .svg or .json file", where=str(output))
+        raise UsageError(
+            "the suffix says what -o writes, and this one says nothing",
+            hint="a .html, .svg or .json file",
+            where=str(output),
+        )
 
 
 def _write(output: Path, document: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from edgekit.toolchain.report.templates import markup, template
 _MAX_OPS = 12
 _NAME_LENGTH = 26
 _CHAR_PT = 5.9
-_P99_ROOM = 3.0  # a tail further off than this many medians is cut, and the caption says so
+_P99_ROOM = 2.0  # p99s further off than this many of their median are cut; the caption says so
 
 
 def render_bench_page(document: Mapping[str, Any]) -> str:
@@ -96,9 +96,11 @@ def _paint_latency(
 
 
 def _top(windows: Sequence[Mapping[str, Any]]) -> float:
-    median = max((w["p50_ms"] for w in windows), default=1.0)
-    tail = max((w["p99_ms"] for w in windows), default=1.0)
-    return float(1.1 * min(tail, _P99_ROOM * median))
+    if not windows:
+        return 1.0
+    tails = sorted(float(w["p99_ms"]) for w in windows)
+    tail = min(tails[-1], _P99_ROOM * tails[len(tails) // 2])
+    return 1.1 * max(tail, *(float(w["p50_ms"]) for w in windows))
 
 
 def _is_cut(windows: Sequence[Mapping[str, Any]]) -> bool:
