@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.agent.placement import compare_placement, profile_placement
+from edgekit.agent.placement import Found, compare_placement, profile_placement
 from edgekit.runtime.golden import OutputMatch, from_members
 from edgekit.runtime.host import host_kind
 from edgekit.runtime.pipeline import Pipeline, load_pipeline, replay
@@ -92,14 +92,16 @@ def run_here(
     late = next((row for row in judged if row.outcome != Outcome.PASS), None)
     if late is not None:
         return replace(result, reason=_how_late(late, measurements))
-    providers = profile_placement(bundle, samples[0], folder)
-    rows = () if providers is None else compare_placement(manifest.placement, providers)
-    result = replace(
-        result,
-        placement=rows,
-        providers=None if providers is None else providers.nodes,
-    )
-    idle = next((p for p in manifest.placement if _is_idle(p.provider, result)), None)
+    return _placed(result, manifest, profile_placement(bundle, samples[0], folder))
+
+
+def _placed(result: SelfTestResult, manifest: Manifest, found: Found | None) -> SelfTestResult:
+    """Judge the last part: what should run on an accelerator runs there, as far as is known."""
+    if found is None:
+        return replace(result, passed=True)
+    rows = compare_placement(manifest.placement, found)
+    result = replace(result, placement=rows, providers=found.nodes)
+    idle = next((row for row in rows if not found.nodes.get(row.provider)), None)
     if idle is not None:
         return replace(result, reason=f"nothing runs on {idle.provider}, where {idle.op} should")
     return replace(result, passed=True)
@@ -200,7 +202,3 @@ def _how_late(row: Judged, measurements: Sequence[Measurement]) -> str:
         return f"{row.metric} stands in the contract and could not be measured"
     limit = f"≤ {row.maximum:g}" if row.maximum is not None else f"≥ {row.minimum:g}"
     return f"{row.metric} is {found.value:.3g} here, the contract says {limit}"
-
-
-def _is_idle(provider: str, result: SelfTestResult) -> bool:
-    return result.providers is not None and not result.providers.get(provider)
