@@ -5,15 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import http.server
-import json
 import signal
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,73 +17,13 @@ import pytest
 from edgekit.toolchain.pack import write_bundle
 from edgekit.wire.canonical import sha256_file
 from edgekit.wire.desired import Desired, sign_desired
-from edgekit.wire.signing import PrivateKey
 from edgekit.wire.topics import topic
 
+from ..agent_board import DEVICE, FLEET, MODEL, Board, sample_of, settings_for, until  # noqa: TID252
 from ..agent_broker import Broker  # noqa: TID252 - helpers of all agent tests
 from ..agent_receiver import Receiver  # noqa: TID252
 
 pytestmark = pytest.mark.mosquitto
-FLEET, DEVICE, MODEL = "lab", "board-1", "small-conv"
-
-
-def until(condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
-    return found
-
-
-@dataclass
-class Board:
-    """A folder with settings, and the agent that runs with them."""
-
-    folder: Path
-    key: PrivateKey
-    settings: dict[str, Any]
-    process: subprocess.Popen[bytes] | None = None
-    logs: list[Path] = field(default_factory=list)
-
-    def start(self) -> None:
-        config = self.folder / "agent.json"
-        config.write_text(json.dumps(self.settings))
-        self.logs.append(self.folder / f"log-{len(self.logs)}")
-        with self.logs[-1].open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "edgekit.agent.main", "--config", str(config)],
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-            )
-
-    def kill(self, number: int = signal.SIGKILL) -> int:
-        assert self.process is not None
-        self.process.send_signal(number)
-        return self.process.wait(20)
-
-    def status(self) -> dict[str, Any]:
-        """The status that this process has written; empty before the first."""
-        try:
-            found = json.loads((self.folder / "state" / "status.json").read_text())
-        except (OSError, ValueError):
-            return {}
-        return found if self.process and found["pid"] == self.process.pid else {}
-
-    def confirmed(self) -> bool:
-        return self.status().get("models", {}).get(MODEL, {}).get("phase") == "confirmed"
-
-    def serves(self) -> str | None:
-        return self.status().get("models", {}).get(MODEL, {}).get("serves_sha256")
-
-    def infer(self, sample: bytes) -> dict[str, Any]:
-        url = f"{self.status()['http']}infer/{MODEL}"
-        request = urllib.request.Request(url, data=sample)  # noqa: S310 - the agent's own page
-        with urllib.request.urlopen(request) as answer:  # noqa: S310
-            return json.loads(answer.read())
-
-    def log(self) -> str:
-        return self.logs[-1].read_text()
 
 
 @pytest.fixture
@@ -108,19 +43,7 @@ def receiver(broker, tmp_path) -> Iterator[Receiver]:
 def board(tmp_path, small_bundle, broker) -> Iterator[Board]:
     folder = tmp_path / "board"
     folder.mkdir()
-    settings = {
-        "schema": "edgekit.agent/1",
-        "fleet": FLEET,
-        "device": DEVICE,
-        "target": small_bundle.manifest.target.name,
-        "state_dir": "state",
-        "trusted_keys": [small_bundle.private_key.public.to_pem().decode()],
-        "http": {"port": 0},
-        "broker": {"host": "127.0.0.1", "port": broker.port},
-        "telemetry": {"period_s": 0.2, "outbox_mib": 4},
-        "trial": {"duration_s": 1, "min_requests": 1},
-        "bundles": [str(small_bundle.path)],
-    }
+    settings = settings_for(small_bundle, broker.port)
     made = Board(folder, small_bundle.private_key, settings)
     yield made
     if made.process is not None and made.process.poll() is None:
@@ -163,10 +86,6 @@ def release(shop, small_bundle):
         return sign_desired(Desired(**(fields | changes)), small_bundle.private_key)
 
     return make
-
-
-def sample_of(bundle) -> bytes:
-    return next(v for k, v in bundle.members.items() if k.endswith(".npy") and "/0" in k)
 
 
 def test_a_bundle_on_the_device_is_tested_and_serves(board, receiver, small_bundle):
