@@ -1,7 +1,7 @@
 """What all tests share: an environment of their own, one cache of downloads, what may be left out.
 
-A test marked ``qemu``, ``mosquitto`` or ``network`` is left out, with the reason, where it cannot
-run. Under ``CI=true`` leaving one out is a failure. ``EDGEKIT_TEST_CACHE`` moves the cache.
+A test marked ``qemu``, ``mosquitto``, ``sshd`` or ``network`` is left out, with the reason, where
+it cannot run. Under ``CI=true`` leaving one out is a failure. ``EDGEKIT_TEST_CACHE`` moves the cache.
 """
 
 from __future__ import annotations
@@ -99,6 +99,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         reason = _no_qemu()
     if reason is None and item.get_closest_marker("mosquitto"):
         reason = _no_mosquitto()
+    if reason is None and item.get_closest_marker("sshd"):
+        reason = _no_sshd()
     if reason is None and item.get_closest_marker("network"):
         reason = _no_network()
     if reason is None:
@@ -123,6 +125,15 @@ def _no_mosquitto() -> str | None:
     if shutil.which("mosquitto", path=folders):
         return None
     return "mosquitto missing; apt-get install -y --no-install-recommends mosquitto"
+
+
+@functools.cache
+def _no_sshd() -> str | None:
+    folders = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
+    missing = [name for name in ("sshd", "ssh") if shutil.which(name, path=folders) is None]
+    if not missing:
+        return None
+    return f"{' and '.join(missing)} missing; apt-get install -y openssh-server openssh-client"
 
 
 @functools.cache

@@ -13,9 +13,15 @@ import sys
 from edgekit.toolchain.userspace import APT_COMMAND, APT_PACKAGES
 
 # Programs, and the tests that need them.
-NEEDED = {"qemu-aarch64-static": "qemu", "mmdebstrap": "qemu", "mosquitto": "mosquitto"}
-PACKAGES = (*APT_PACKAGES, "mosquitto")
-COMMAND = f"{APT_COMMAND} mosquitto"
+NEEDED = {
+    "qemu-aarch64-static": "qemu",
+    "mmdebstrap": "qemu",
+    "mosquitto": "mosquitto",
+    "sshd": "sshd",
+}
+_SERVERS = ("mosquitto", "openssh-server")
+PACKAGES = (*APT_PACKAGES, *_SERVERS)
+COMMAND = f"{APT_COMMAND} {' '.join(_SERVERS)}"
 # Debian keeps servers where a user's PATH does not look.
 _FOLDERS = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
 

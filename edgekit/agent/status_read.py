@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgekit.agent.slot_file import read_states
 from edgekit.agent.status import FILE, SCHEMA
 from edgekit.runtime.trial_state import Phase
 from edgekit.wire.canonical import Json
@@ -34,7 +32,7 @@ class ModelStatus:
         serves: Digest of what serves, if anything.
         next: Digest of what waits, if anything.
         reason: Why the slot is in this phase; empty where there is nothing to say.
-        since_s: How long it has been in it, where the slots can be read.
+        since_s: How long it has been in it, where the agent says so.
         self_test: What the last self-test said; None where there was none.
     """
 
@@ -142,7 +140,7 @@ def _status(document: dict[str, Json], state_dir: Path, age_s: float, locks: Pat
         http=fields.text("http", most=300),
         broker=_broker(fields),
         outbox=_outbox(fields.object("outbox")),
-        models=_models(fields.object("models"), state_dir),
+        models=_models(fields.object("models")),
     )
 
 
@@ -201,24 +199,19 @@ def _outbox(fields: Fields) -> str:
     return f"{text}: {problem}" if problem else text
 
 
-def _models(fields: Fields, state_dir: Path) -> tuple[ModelStatus, ...]:
+def _models(fields: Fields) -> tuple[ModelStatus, ...]:
     names = sorted(fields.names())[:MAX_MODELS]
-    since_s: dict[str, float] = {}
-    with contextlib.suppress(EdgekitError):  # not ours to read, perhaps: then it is not known
-        since_s = {n: state.elapsed_s for n, state in read_states(state_dir / "slots").items()}
-    return tuple(
-        _model(name, fields.object(name), since_s.get(name)) for name in names if name.isprintable()
-    )
+    return tuple(_model(name, fields.object(name)) for name in names if name.isprintable())
 
 
-def _model(name: str, fields: Fields, since_s: float | None) -> ModelStatus:
+def _model(name: str, fields: Fields) -> ModelStatus:
     return ModelStatus(
         name=name[:100],
         phase=fields.choice("phase", tuple(phase.value for phase in Phase)),
         serves=fields.sha256("serves_sha256") if _is_given(fields, "serves_sha256") else None,
         next=fields.sha256("next_sha256") if _is_given(fields, "next_sha256") else None,
         reason=fields.text("reason"),
-        since_s=since_s,
+        since_s=fields.number("elapsed_s", 0.0) if _is_given(fields, "elapsed_s") else None,
         self_test=_self_test(fields),
     )
 
