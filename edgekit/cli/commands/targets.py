@@ -9,6 +9,7 @@ import click
 
 from edgekit.cli.groups import Group
 from edgekit.cli.output import Output, common_options
+from edgekit.cli.targets_learn import learn_command
 from edgekit.wire.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _project = click.option(
 
 @click.group("targets", cls=Group, default="list")
 def command() -> None:
-    """List, show and check targets: what a piece of hardware can do.
+    """List, show, check and learn targets: what a piece of hardware can do.
 
     A target is one TOML file. A project's own targets/ overlay the packaged ones, key by key.
 
@@ -198,6 +199,9 @@ def check_command(names: tuple[str, ...], project: Path, out: Output) -> int:
     payload = {"ok": not broken, "targets": results}
     out.emit("edgekit.targets.check/1", payload, render, quiet="\n".join(r["name"] for r in broken))
     return ConfigError.exit_code if broken else 0
+
+
+command.add_command(learn_command)
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any TOML value
