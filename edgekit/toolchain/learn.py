@@ -45,6 +45,7 @@ PLAUSIBLE = (0.05, 4.0)
 MAX_SPREAD = 3.0
 MAX_LATENCY_MS = 3_600_000.0
 _STEP = 1e-3
+_RIDGE = 1e-6
 _ROUNDS = 100
 _STARTS = (1.0, 0.5, 0.25)
 
@@ -315,12 +316,9 @@ class _Problem:
         slope, off = self.jacobian(free, moves), self.residuals(free, moves)
         spare = max(1, len(self._models) - len(free))
         noise = max(MIN_NOISE, math.sqrt(float((off**2).sum()) / spare))
-        spread = noise**2 * np.linalg.pinv(slope.T @ slope)
-        flat = np.abs(slope).max(axis=0) < 1e-6  # noqa: PLR2004 - pinv calls these certain
-        return {
-            key: math.inf if flat[i] else math.sqrt(max(0.0, float(spread[i, i])))
-            for i, key in enumerate(free)
-        }
+        # The ridge makes directions that nothing holds wide, where an inverse would not exist.
+        spread = noise**2 * np.linalg.inv(slope.T @ slope + _RIDGE * np.eye(len(free)))
+        return {key: math.sqrt(float(spread[i, i])) for i, key in enumerate(free)}
 
 
 def _check(after: Mapping[str, float], target: Target) -> None:

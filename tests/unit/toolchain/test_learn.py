@@ -126,6 +126,17 @@ def test_what_the_models_do_not_tell_stays() -> None:
     assert set(found.changed) == {"cpu.fp32_gflops"}
 
 
+def test_two_facts_that_no_model_tells_apart_are_not_both_moved() -> None:
+    nets = {
+        f"mixed-{size}": graph(*float_net(size).nodes, *int8_net(30 * size).nodes)
+        for size in (50, 100, 200, 400)
+    }
+    found = fit(observed(scaled(0.5, 0.4, 1.0), nets), TARGET)
+    moved = {fact.key: fact.after for fact in found.facts if fact.after is not None}
+    assert len(set(moved) & {"cpu.fp32_gflops", "cpu.int8_gops"}) == 1
+    assert found.off(after=True) < 1.2
+
+
 def test_facts_that_hold_already_are_not_moved() -> None:
     found = fit(observed(TARGET), TARGET)
     for key, value in found.changed.items():
