@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING
 from edgekit.agent.config import Config
 from edgekit.agent.outbox import Outbox
 from edgekit.agent.serving import Models, Serving
+from edgekit.agent.slots import Slots
 from edgekit.runtime import trial_events as on
 from edgekit.runtime.trial_events import Event
 from edgekit.runtime.trial_state import Order
@@ -139,16 +142,47 @@ class Desk:
             )
         )
 
-    def commands(self, models: Models, status: Callable[[], dict[str, Json]]) -> dict[str, Handler]:
+    def commands(
+        self, models: Models, slots: Slots, status: Callable[[], dict[str, Json]]
+    ) -> dict[str, Handler]:
         """Return what the fleet may ask for, by name."""
         return {
             "status": lambda _args: status(),
             "log-level": _set_level,
+            "benchmark": lambda args: self._benchmark(models, slots, args),
             "models": lambda _args: {
                 name: {"bundle_sha256": s.sha256, "serial": s.serial}
                 for name, s in models.served.items()
             },
         }
+
+    def _benchmark(self, models: Models, slots: Slots, args: Mapping[str, Json]) -> Json:
+        """Measure a served model here, while it goes on serving."""
+        from edgekit.runtime.bench import Ask, Hooks, Machine, board_name, run
+
+        left = dict(args)
+        model = str(left.pop("model", ""))
+        served = models.served
+        if model not in served:
+            names = ", ".join(sorted(served)) or "none"
+            raise UsageError(f"no model {model[:80]!r} is served", hint=f"models: {names}")
+        machine = Machine(
+            board=board_name(Path("/")), device=self._config.device, target=self._config.target
+        )
+        date = time.strftime("%Y-%m-%d", time.gmtime(self._unix_s()))
+        sha256 = served[model].sha256
+        with (
+            slots.open(model, sha256) as bundle,
+            tempfile.TemporaryDirectory(prefix="edgekit-bench-") as folder,
+        ):
+            return run(
+                bundle.manifest,
+                bundle.read,
+                sha256=sha256,
+                ask=Ask.from_args(left),
+                machine=machine,
+                hooks=Hooks(Path(folder), date),
+            )
 
 
 def _set_level(args: Mapping[str, Json]) -> Json:

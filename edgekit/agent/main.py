@@ -237,7 +237,7 @@ class Agent:
             address,
             self.outbox,
             hello=self._hello,
-            commands=self.desk.commands(self.models, self.status),
+            commands=self.desk.commands(self.models, self.slots, self.status),
             on_desired=self.desk.desired,
         )
         self.desk.reports_to(link.report)

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgekit.agent.engine import Engine, info_of
-from edgekit.agent.telemetry import Meter
+from edgekit.agent.telemetry import Meter, ModelReference
+from edgekit.runtime.reference import Calibrated, observe_answer, observe_call
+from edgekit.runtime.reference import load as load_reference
 from edgekit.wire.bundle import Bundle
 
 if TYPE_CHECKING:
@@ -28,11 +30,13 @@ class Serving:
         sha256: Its digest.
         serial: Of its model.
         meter: What it did since the last sample of telemetry.
+        reference: What it saw and answered at calibration.
     """
 
     sha256: str
     serial: int
     meter: Meter = field(default_factory=Meter)
+    reference: Calibrated = field(default_factory=Calibrated)
 
 
 class Models:
@@ -77,11 +81,16 @@ class Models:
         from edgekit.runtime.pipeline import Pipeline, load_pipeline
 
         manifest = bundle.manifest
+        reference = load_reference(manifest, bundle.read)
+        meter = Meter(ModelReference(reference.values, reference.classes))
+        serving = Serving(sha256, manifest.serial, meter, reference)
         loaded = load_pipeline(manifest, bundle.read)
-        timed = Pipeline(loaded.task, self._timed(model, sha256, loaded.run))
-        self.engine.serve(info_of(manifest, model), timed)
+        self.engine.serve(
+            info_of(manifest, model),
+            Pipeline(loaded.task, self._watched(model, serving, loaded.run)),
+        )
         with self._lock:
-            self._served[model] = Serving(sha256, manifest.serial)
+            self._served[model] = serving
 
     def remove(self, model: str) -> None:
         """Serve a model no more."""
@@ -107,11 +116,16 @@ class Models:
             serving.meter.failed()
             return
         serving.meter.answered(latency_s * 1e3)
-        for label, score in answered_classes(prediction):
+        seen = observe_answer(serving.reference, prediction)
+        for label, score in seen.classes:
             serving.meter.saw_class(label, score)
+        for name, value in seen.values:
+            serving.meter.saw_value(name, value)
 
-    def _timed(self, model: str, sha256: str, run: Run) -> Run:
-        def timed(feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def _watched(self, model: str, serving: Serving, run: Run) -> Run:
+        """Time a model's calls, and compare what it sees with what it saw at calibration."""
+
+        def watched(feeds: Mapping[str, Array]) -> dict[str, Array]:
             key = (model, threading.get_ident())
             began = self._clock()
             with self._lock:
@@ -123,25 +137,9 @@ class Models:
             finally:
                 with self._lock:
                     self._under_way.pop(key, None)
-                self._on_call(model, sha256, (self._clock() - began) * 1e3, failed)
+                self._on_call(model, serving.sha256, (self._clock() - began) * 1e3, failed)
+            for name, value in observe_call(serving.reference, feeds, answer):
+                serving.meter.saw_value(name, value)
             return answer
 
-        return timed
-
-
-def answered_classes(prediction: Prediction | None) -> list[tuple[str, float | None]]:
-    """Return the labels that a prediction states, with their scores.
-
-    A classifier states its best class, a detector the class of each box; other tasks none.
-    """
-    if not prediction:
-        return []
-    rows = prediction.get("top") or ()
-    rows = rows[:1] if rows else prediction.get("boxes", ())
-    found = []
-    for row in rows if isinstance(rows, list) else ():
-        if isinstance(row, Mapping) and row.get("label", row.get("index")) is not None:
-            score = row.get("score")
-            label = row["label"] if row.get("label") is not None else row["index"]
-            found.append((str(label), float(score) if isinstance(score, int | float) else None))
-    return found
+        return watched

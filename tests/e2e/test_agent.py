@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import http.server
+import json
 import signal
 import threading
 import time
@@ -179,6 +180,20 @@ def test_hostile_orders_and_commands_end_nothing(board, receiver, release):
     until(lambda: sum(b.get("what") == "order-refused" for *_, b in receiver.rows()) >= 3)
     assert board.process.poll() is None
     assert board.serves()
+
+
+def test_the_fleet_asks_for_a_benchmark(board, receiver):
+    board.start()
+    until(board.serves)
+    say = functools.partial(receiver.say, topic(FLEET, DEVICE, "command"))
+    say(json.dumps({"id": "b-1", "name": "benchmark", "args": {"model": MODEL}}).encode())
+    say(b'{"id": "b-2", "name": "benchmark", "args": {"model": "none"}}')
+    until(lambda: len(receiver.of("reply")) == 2, 90)
+    replies = {r["id"]: r for r in receiver.of("reply")}
+    assert replies["b-1"]["ok"], replies["b-1"]
+    assert replies["b-1"]["result"]["schema"] == "edgekit.bench/1"
+    assert not replies["b-2"]["ok"]
+    assert MODEL in replies["b-2"]["hint"]
 
 
 def test_settings_that_will_not_do_are_named(board):
