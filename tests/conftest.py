@@ -1,7 +1,8 @@
 """What all tests share: an environment of their own, one cache of downloads, what may be left out.
 
 A test marked ``qemu``, ``mosquitto``, ``sshd`` or ``network`` is left out, with the reason, where
-it cannot run. Under ``CI=true`` leaving one out is a failure. ``EDGEKIT_TEST_CACHE`` moves the cache.
+it cannot run. Under ``CI=true`` leaving one out is a failure. ``EDGEKIT_TEST_CACHE`` moves the
+cache.
 """
 
 from __future__ import annotations
