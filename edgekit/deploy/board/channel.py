@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -136,7 +135,8 @@ class Channel:
 
 def printable(text: str) -> str:
     """Return a line that cannot repaint a terminal, and is not endless."""
-    return re.sub(r"[^\x20-\x7e\u00a0-\uffff]+", " ", text).strip()[:_MAX_SAID]
+    shown = "".join(c if c.isprintable() else " " for c in text[: 2 * _MAX_SAID])
+    return shown.strip()[:_MAX_SAID]
 
 
 def read_small(path: Path, most_bytes: int) -> bytes | None:
