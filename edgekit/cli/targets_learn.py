@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from edgekit.toolchain.learn import Fit
 
+_FAR = 1.5
 _PATH = click.Path(path_type=Path)
 
 
@@ -155,6 +156,12 @@ def _render(console: Console, found: Fit, payload: dict[str, Any]) -> None:
     )
     for fact in found.facts:
         console.print(f"  {_said(fact.key, fact.before, fact.after, fact.error)}", markup=False)
+    console.print("  overhead_cycles is edgekit's own assumption: shown, never written")
+    if payload["off_after"] > _FAR:
+        console.print(
+            "  what is left is none of these facts: compare cpu.clock_mhz with the device's clock",
+            markup=False,
+        )
     if not payload["diff"]:
         console.print("\n  nothing to change", markup=False)
         return
@@ -166,6 +173,13 @@ def _render(console: Console, found: Fit, payload: dict[str, Any]) -> None:
 
 
 def _said(key: str, before: float, after: float | None, error: float | None) -> str:
-    if after is None or error is None:
-        return f"{key:<24} {before:g} stays: these models do not tell it"
-    return f"{key:<24} {before:g} → {after:g}, ± {error:.0%}"
+    if after is not None and error is not None:
+        return f"{key:<24} {before:g} → {after:g}, ± {error:.0%}"
+    why = "these models do not tell it" if error is None else _how_wide(error)
+    return f"{key:<24} {before:g} stays: {why}"
+
+
+def _how_wide(error: float) -> str:
+    if error > 1:
+        return "these models do not tell it from the others"
+    return f"these models tell it only to ± {error:.0%}"

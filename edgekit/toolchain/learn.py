@@ -4,7 +4,9 @@ The roofline (:mod:`edgekit.toolchain.predict`) says what a model should take; a
 it took. Three facts of the target are moved until the two agree, by least squares of the logarithm
 of measured over predicted: ``cpu.fp32_gflops``, ``cpu.int8_gops`` and ``memory.bandwidth_mib_s``
 (Levenberg-Marquardt; Marquardt, SIAM J. Appl. Math. 11(2), 1963). They then are what the device
-reaches under the roofline's assumptions, no longer published peaks.
+reaches under the roofline's assumptions, no longer published peaks. What the runtime spends around
+each node is fitted along, lest small models bend the facts, and only reported: it is an assumption
+of the roofline, not a fact of a target.
 
 A fact is only moved where the models tell it: one that changes no latency, or whose standard error
 stays wide, keeps its value, and the result says so.
@@ -21,7 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgekit.toolchain.facts import GraphFacts
-from edgekit.toolchain.predict import cost_nodes
+from edgekit.toolchain.predict import ASSUMED, cost_nodes
 from edgekit.toolchain.target import Target
 from edgekit.wire.errors import ConfigError
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     Vector = npt.NDArray[np.float64]
 
 LEARNED = ("cpu.fp32_gflops", "cpu.int8_gops", "memory.bandwidth_mib_s")
+OVERHEAD = "overhead_cycles"
 MIN_MODELS = 3
 # Exponent with which some model's latency must follow a fact, for the models to tell it.
 MIN_SENSITIVITY = 0.1
@@ -74,10 +77,10 @@ class Learned:
     """One fact.
 
     Attributes:
-        key: ``cpu.fp32_gflops``.
+        key: ``cpu.fp32_gflops``; or ``overhead_cycles``, which no target has.
         before: As it stands in the target.
         after: As the models say; None where they do not tell.
-        error: Standard error as a share of the value; None where they do not tell.
+        error: Standard error as a share of the value; None where no latency follows the fact.
     """
 
     key: str
@@ -108,8 +111,8 @@ class Fit:
     """What was learned.
 
     Attributes:
-        facts: One each of :data:`LEARNED`.
-        rows: One each model.
+        facts: One each of :data:`LEARNED`, and the overhead.
+        rows: One each model; predictions are with the target's facts alone.
     """
 
     facts: tuple[Learned, ...]
@@ -118,7 +121,11 @@ class Fit:
     @property
     def changed(self) -> dict[str, float]:
         """The facts that are to change, by key."""
-        return {f.key: f.after for f in self.facts if f.after is not None and f.after != f.before}
+        return {
+            f.key: f.after
+            for f in self.facts
+            if f.key in LEARNED and f.after is not None and f.after != f.before
+        }
 
     def off(self, *, after: bool) -> float:
         """Return by what factor predictions are off, the geometric mean over the models, ≥ 1."""
@@ -143,42 +150,35 @@ def fit(observations: Sequence[Observation], target: Target) -> Fit:
             hint=f"bench at least {MIN_MODELS} different bundles on the device",
         )
     problem = _Problem(models, target)
-    free = problem.told(list(LEARNED), {})
-    best: dict[str, float] = {}
-    errors: dict[str, float] = {}
-    while free:
-        best = problem.solve(free)
-        errors = problem.errors(free, best)
-        told = problem.told(free, best)
-        worst = max(free, key=lambda key: (key not in told, errors[key]))
-        # As many unknowns as models fit anything.
-        if worst in told and errors[worst] <= MAX_ERROR and len(free) < len(models):
-            break
-        free.remove(worst)
-        best, errors = {}, {}
-    after = {key: _three_digits(_value(target, key) * math.exp(best[key])) for key in free}
+    best, errors, wide = problem.fit()
+    after = {key: _three_digits(_value(target, key) * math.exp(best[key])) for key in best}
     _check(after, target)
-    facts = tuple(
-        Learned(key, _value(target, key), after.get(key), errors.get(key)) for key in LEARNED
-    )
-    rows = tuple(
-        Row(o.name, o.latency_ms, predict_ms(o, target), predict_ms(o, with_facts(target, after)))
-        for o in models
-    )
-    found = Fit(facts, rows)
-    if found.off(after=True) > MAX_SPREAD:
+    off = math.exp(math.fsum(abs(float(r)) for r in problem.residuals(best)) / len(models))
+    if off > MAX_SPREAD:
         raise ConfigError(
-            f"no facts describe these latencies: they still are off by {found.off(after=True):.1f}",
+            f"no facts describe these latencies: they still are off by a factor of {off:.1f}",
             hint="was the device busy, throttled, or of another kind?",
         )
-    return found
+    known = wide | errors
+    facts = tuple(
+        Learned(key, _value(target, key), after.get(key), known.get(key))
+        for key in (*LEARNED, OVERHEAD)
+    )
+    moved = with_facts(target, {key: after[key] for key in LEARNED if key in after})
+    rows = tuple(
+        Row(o.name, o.latency_ms, predict_ms(o, target), predict_ms(o, moved)) for o in models
+    )
+    return Fit(facts, rows)
 
 
-def predict_ms(observation: Observation, target: Target) -> float:
+def predict_ms(
+    observation: Observation, target: Target, overhead_cycles: float = ASSUMED.overhead_cycles
+) -> float:
     """Predict a model's latency on a target, with as many threads as it was measured with."""
     runtime = dataclasses.replace(target.runtime, threads=observation.threads)
     placed = dataclasses.replace(target, runtime=runtime)
-    return math.fsum(node.total_ms for node in cost_nodes(observation.facts, placed))
+    assumed = dataclasses.replace(ASSUMED, overhead_cycles=overhead_cycles)
+    return math.fsum(node.total_ms for node in cost_nodes(observation.facts, placed, assumed))
 
 
 def with_facts(target: Target, values: Mapping[str, float]) -> Target:
@@ -196,6 +196,8 @@ def with_facts(target: Target, values: Mapping[str, float]) -> Target:
 
 
 def _value(target: Target, key: str) -> float:
+    if key == OVERHEAD:
+        return ASSUMED.overhead_cycles
     section, name = key.split(".")
     return float(getattr(getattr(target, section), name))
 
@@ -233,15 +235,39 @@ class _Problem:
 
         return np.array([math.log(o.latency_ms) for o in self._models])
 
-    def residuals(self, free: Sequence[str], moves: Vector) -> Vector:
+    def fit(self) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+        """Fit what the models tell.
+
+        Returns:
+            By key: how far each fact has moved and its standard error, both as logarithms; and
+            the errors of those that are told too vaguely to be moved.
+        """
+        free = self.told([*LEARNED, OVERHEAD], {})
+        wide: dict[str, float] = {}
+        while free:
+            best = self.solve(free)
+            errors = self.errors(free, best)
+            told = self.told(free, best)
+            worst = max(free, key=lambda key: (key not in told, errors[key]))
+            # As many unknowns as models fit anything.
+            if worst in told and errors[worst] <= MAX_ERROR and len(free) < len(self._models):
+                return best, errors, wide
+            free.remove(worst)
+            if worst in told:
+                wide[worst] = errors[worst]
+        return {}, {}, wide
+
+    def residuals(self, moves: Mapping[str, float]) -> Vector:
+        """Return the logarithm of predicted over measured, a model each."""
         import numpy as np
 
-        values = {
-            key: _value(self._target, key) * math.exp(move)
-            for key, move in zip(free, moves, strict=True)
-        }
+        values = {key: _value(self._target, key) * math.exp(move) for key, move in moves.items()}
+        cycles = values.pop(OVERHEAD, ASSUMED.overhead_cycles)
         moved = with_facts(self._target, values)
-        return np.array([math.log(predict_ms(o, moved)) for o in self._models]) - self._logs
+        return np.array([math.log(predict_ms(o, moved, cycles)) for o in self._models]) - self._logs
+
+    def _off(self, free: Sequence[str], moves: Vector) -> Vector:
+        return self.residuals(dict(zip(free, map(float, moves), strict=True)))
 
     def jacobian(self, free: Sequence[str], moves: Vector) -> Vector:
         import numpy as np
@@ -251,7 +277,7 @@ class _Problem:
             up, down = moves.copy(), moves.copy()
             up[place] += _STEP
             down[place] -= _STEP
-            difference = self.residuals(free, up) - self.residuals(free, down)
+            difference = self._off(free, up) - self._off(free, down)
             columns.append(difference / (2 * _STEP))
         return np.stack(columns, axis=1)
 
@@ -279,7 +305,7 @@ class _Problem:
         found: list[tuple[float, tuple[float, ...]]] = []
         for start in self._spots(len(free)):
             moves = self._descend(free, start)
-            cost = float((self.residuals(free, moves) ** 2).sum())
+            cost = float((self._off(free, moves) ** 2).sum())
             found.append((cost, tuple(float(move) for move in moves)))
         return dict(zip(free, min(found)[1], strict=True))
 
@@ -287,7 +313,7 @@ class _Problem:
         import numpy as np
 
         damping = 1e-2
-        off = self.residuals(free, moves)
+        off = self._off(free, moves)
         for _ in range(_ROUNDS):
             slope = self.jacobian(free, moves)
             curve = slope.T @ slope
@@ -296,7 +322,7 @@ class _Problem:
                 slope.T @ off,
             )
             trial = np.clip(moves + step, math.log(PLAUSIBLE[0] / 10), math.log(PLAUSIBLE[1] * 10))
-            trial_off = self.residuals(free, trial)
+            trial_off = self._off(free, trial)
             if (trial_off**2).sum() < (off**2).sum():
                 small = float(np.abs(trial - moves).max()) < 1e-7  # noqa: PLR2004 - converged
                 moves, off, damping = trial, trial_off, damping / 3
@@ -313,7 +339,7 @@ class _Problem:
         import numpy as np
 
         moves = np.array([at[key] for key in free])
-        slope, off = self.jacobian(free, moves), self.residuals(free, moves)
+        slope, off = self.jacobian(free, moves), self._off(free, moves)
         spare = max(1, len(self._models) - len(free))
         noise = max(MIN_NOISE, math.sqrt(float((off**2).sum()) / spare))
         # The ridge makes directions that nothing holds wide, where an inverse would not exist.
@@ -323,6 +349,8 @@ class _Problem:
 
 def _check(after: Mapping[str, float], target: Target) -> None:
     for key, value in after.items():
+        if key == OVERHEAD:
+            continue
         share = value / _value(target, key)
         if not PLAUSIBLE[0] <= share <= PLAUSIBLE[1]:
             raise ConfigError(
