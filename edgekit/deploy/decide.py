@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -215,6 +215,13 @@ def check_space(probe: Mapping[str, Any], need_bytes: int, host: str) -> None:
             hint="free some space there, or --prefix on a larger disk",
             where=host,
         )
+
+
+def with_extras(order: Order, there: Sequence[str]) -> Order:
+    """Return the order with the extras that the board has already: its other models need them."""
+    known = {extra for extras in EXTRAS.values() for extra in extras}
+    extras = {*order.extras, *(known & {str(extra) for extra in there})}
+    return replace(order, extras=tuple(sorted(extras)))
 
 
 def environment_id(order: Order, python: str) -> str:

@@ -25,6 +25,7 @@ from edgekit.deploy.decide import (
     check_space,
     choose_way,
     environment_id,
+    with_extras,
 )
 from edgekit.deploy.events import Board, StepEvent
 from edgekit.deploy.settings import Wanted, changes, merge
@@ -102,8 +103,8 @@ class Deployment:
             GateError: The self-test says no; nothing that runs was touched.
             ConfigError: The settings on the board are wrong, or for another target.
         """
-        order = self._order
         probe, way, found = self._look()
+        self._order = order = with_extras(self._order, found["extras"])
         environment = environment_id(order, probe["python"])
         is_complete = environment in found["complete"]
         settings = merge(

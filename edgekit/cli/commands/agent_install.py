@@ -102,7 +102,7 @@ def command(
         return
     settings = _first_settings(config, target, device, fleet, keys)
     request = setup.Request(
-        python=Path(sys.executable),
+        python=lasting(Path(sys.executable)),
         config=config,
         settings=settings,
         user=user,
@@ -145,6 +145,19 @@ def _first_settings(
         fleet=fleet,
     )
     return (json.dumps(document, indent=2) + "\n").encode()
+
+
+def lasting(python: Path) -> Path:
+    """Return the interpreter by the link that a deployment keeps pointing to the one that runs.
+
+    Args:
+        python: ``<prefix>/venvs/<id>/bin/python``, or any other.
+    """
+    environment = python.parent.parent
+    link = environment.parent.parent / "current"
+    if link.is_symlink() and link.resolve() == environment.resolve():
+        return link / "bin" / python.name
+    return python
 
 
 def plain_name(host: str) -> str:

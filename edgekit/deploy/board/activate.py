@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,6 @@ def activate(request: Request, channel: Channel) -> dict[str, Any]:
         before = _before(place)
         same = before.link == _link_text(path) and before.settings == settings and before.ran
         if same and serving(place.state_dir).get(request["model"]) == request["sha256"]:
-            _tidy(place, path, settings, before)
             return {"changed": False, "phase": None}
         _check(path, place, settings, channel)
         bundle = file_path(place.prefix, request["sha256"], request["bundle_name"])
@@ -196,9 +196,9 @@ def _bundles(settings: bytes) -> set[str]:
 def remove(request: Request) -> dict[str, Any]:
     """Take the agent away; the state folder only where that is asked for."""
     place = Place.of(request)
-    if not (place.prefix / MARKER).exists():
-        return {"removed": []}
     removed = []
+    if not (place.prefix / MARKER).exists():
+        return {"removed": _purge_rest(place) if request["purge"] else []}
     with alone(place.prefix):
         if stop(place):
             removed.append("agent")
@@ -222,3 +222,16 @@ def remove(request: Request) -> dict[str, Any]:
         (place.prefix / MARKER).unlink()
         place.prefix.rmdir()
     return {"removed": removed}
+
+
+def _purge_rest(place: Place) -> list[str]:
+    """Remove what an earlier removal has left on purpose, with no edgekit here to do it."""
+    removed = []
+    if place.user is not None and (place.state_dir / "slots").is_dir():
+        shutil.rmtree(place.state_dir)
+        removed.append(str(place.state_dir))
+    with contextlib.suppress(KeyError):
+        if place.user is not None and pwd.getpwnam(place.user).pw_gecos == "edgekit agent":
+            system("userdel", place.user)
+            removed.append(f"user {place.user}")
+    return removed

@@ -84,7 +84,11 @@ def start(place: Place) -> int | None:
         BoardError: It cannot be started.
     """
     if place.user is not None:
-        system("systemctl", "restart", UNIT)
+        try:
+            system("systemctl", "restart", UNIT)
+        except BoardError:
+            message = "the agent ended as soon as it was started"
+            raise BoardError(message, said=last_words(place)) from None
         return main_pid(place)
     place.state_dir.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(OSError):

@@ -52,7 +52,7 @@ def make_environment(request: Request, channel: Channel) -> dict[str, Any]:
         _install(path, prefix, request, channel)
         _try_out(path, channel)
         with explaining(path):
-            (path / COMPLETE).touch()
+            (path / COMPLETE).write_text(json.dumps({"extras": request["extras"]}))
     return {"changed": True}
 
 

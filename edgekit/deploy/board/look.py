@@ -57,11 +57,20 @@ def look(request: Request) -> dict[str, Any]:
         "is_foreign": foreign,
         "current": link.readlink().name if link.is_symlink() else None,
         "complete": sorted(path.parent.name for path in prefix.glob(f"venvs/*/{COMPLETE}")),
+        "extras": _extras(link),
         "settings": None if settings is None else settings.decode(errors="replace"),
         "state_dir": str(state_dir),
         "serves": serving(state_dir),
         "unit": Path("/etc/systemd/system/edgekit-agent.service").exists(),
     }
+
+
+def _extras(environment: Path) -> list[str]:
+    """Return what the environment that runs was installed with: other models may need it."""
+    with contextlib.suppress(ValueError, AttributeError):
+        found = json.loads(read_small(environment / COMPLETE, 4096) or b"{}").get("extras", [])
+        return [str(extra) for extra in found] if isinstance(found, list) else []
+    return []
 
 
 def _state_dir(settings: bytes | None, config: Path, default: str) -> Path:

@@ -18,6 +18,7 @@ from edgekit.deploy.decide import (
     check_space,
     choose_way,
     environment_id,
+    with_extras,
 )
 from edgekit.runtime.tasks import task_names
 from edgekit.wire.errors import DeviceError, UsageError
@@ -111,6 +112,12 @@ def test_an_environment_is_named_by_what_makes_it() -> None:
     }
     assert len(names) == 5
     assert environment_id(replace(ORDER, model="other"), "3.11.2") in names
+
+
+def test_what_other_models_need_stays() -> None:
+    text = replace(ORDER, extras=("text",))
+    assert with_extras(text, ["image", "--index-url=x"]).extras == ("image", "text")
+    assert with_extras(ORDER, []).extras == ()
 
 
 def test_every_task_says_which_packages_it_needs() -> None:
