@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli.output import Output, common_options
+from edgekit.wire.errors import EdgekitError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,48 +71,63 @@ def learn_command(
       edgekit targets learn *.bench.json --target rpi5
       edgekit targets learn a.json b.json c.json --bundles dist/ --write
     """
-    from edgekit.cli.trust import open_trusted
-    from edgekit.toolchain.learn import fit
-    from edgekit.toolchain.learn_files import (
-        check_target,
-        edited,
-        observations,
-        read_bench,
-        source_note,
-        unified,
-    )
-    from edgekit.toolchain.project import folders
-    from edgekit.toolchain.targets import load_target
-
-    read = [read_bench(path) for path in benches]
-    name = check_target(read, target)
-    resolved = load_target(name, folders(project, "targets"))
-    seen, left_out = observations(read, bundles, lambda path: open_trusted(path, keys))
-    for path, reason in left_out:
-        out.note(f"  left out: {path}: {reason}")
-    found = fit(seen, resolved.target)
-    used = [bench for bench in read if bench.path not in dict(left_out)]
-    file = project / "targets" / f"{name}.toml"
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    before = {fact.key: fact.before for fact in found.facts}
-    changed = edited(text, found.changed, before, source_note(used, len(found.rows)))
-    diff = unified(text, changed, f"targets/{name}.toml") if found.changed else ""
-    if write and diff:
-        _write(file, changed)
-    payload = {
-        "target": name,
-        "file": str(file),
-        "written": write and bool(diff),
-        "left_out": [{"path": path, "reason": reason} for path, reason in left_out],
-        **_document(found),
-        "diff": diff,
-    }
+    found, payload, changed = _learn(benches, target, bundles, keys, project)
+    for row in payload["left_out"]:
+        out.note(f"  left out: {row['path']}: {row['reason']}")
+    if write and payload["diff"]:
+        _write(Path(payload["file"]), changed)
+        payload["written"] = True
     out.emit(
         "edgekit.targets.learn/1",
         payload,
         lambda console: _render(console, found, payload),
-        quiet=diff.rstrip("\n"),
+        quiet=payload["diff"].rstrip("\n"),
     )
+
+
+def _learn(
+    benches: tuple[Path, ...],
+    target: str | None,
+    bundles: Path,
+    keys: tuple[Path, ...],
+    project: Path,
+) -> tuple[Fit, dict[str, Any], str]:
+    """Return what was learned, the document of it, and the text that the target's file is to have.
+
+    Raises:
+        ConfigError: Nothing can be learned from these benchmarks.
+    """
+    from edgekit.cli.trust import open_trusted
+    from edgekit.toolchain import learn_files as files
+    from edgekit.toolchain.learn import fit
+    from edgekit.toolchain.project import folders
+    from edgekit.toolchain.targets import load_target
+
+    read = [files.read_bench(path) for path in benches]
+    name = files.check_target(read, target)
+    resolved = load_target(name, folders(project, "targets"))
+    seen, left_out = files.observations(read, bundles, lambda path: open_trusted(path, keys))
+    try:
+        found = fit(seen, resolved.target)
+    except EdgekitError as error:
+        if left_out and error.hint:
+            error.hint += "".join(f"\n  left out: {path}: {why}" for path, why in left_out)
+        raise
+    used = [bench for bench in read if bench.path not in dict(left_out)]
+    file = project / "targets" / f"{name}.toml"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    before = {fact.key: fact.before for fact in found.facts}
+    note = files.source_note(used, len(found.rows))
+    changed = files.edited(text, found.changed, before, note)
+    payload = {
+        "target": name,
+        "file": str(file),
+        "written": False,
+        "left_out": [{"path": path, "reason": reason} for path, reason in left_out],
+        **_document(found),
+        "diff": files.unified(text, changed, f"targets/{name}.toml") if found.changed else "",
+    }
+    return found, payload, changed
 
 
 def _write(file: Path, text: str) -> None:

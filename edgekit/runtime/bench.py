@@ -21,6 +21,7 @@ from edgekit.runtime.golden import from_members
 from edgekit.runtime.host import host_kind
 from edgekit.runtime.pipeline import Pipeline, load_pipeline
 from edgekit.runtime.session import Run, import_onnxruntime
+from edgekit.runtime.tasks import Task
 from edgekit.wire.canonical import Json
 from edgekit.wire.errors import DeviceError, UsageError
 from edgekit.wire.manifest import Manifest
@@ -164,28 +165,13 @@ def run(
         DeviceError: The bundle has no golden samples to run.
         BuildError: The model cannot be loaded or run.
     """
-    names = list(manifest.members)
-    samples = [from_members(i, names, read)[0] for i in range(manifest.golden.count)]
-    if not samples:
-        raise DeviceError("the bundle has no golden samples to run", hint="edgekit build makes 16")
+    samples = _samples(manifest, read)
     threads = ask.threads or manifest.session.threads
     loaded = load_pipeline(manifest, read, threads=threads)
     watch = _Watch(loaded.run, hooks.clock_ns)
-    pipeline = Pipeline(loaded.task, watch)
     before = _told(hooks.vitals(), (*_VITALS, "load_1m"))
-    windows, interrupted = _measure(pipeline, samples, watch, ask, hooks)
-    found = None
-    if not interrupted:
-        found = profile(
-            loaded.task,
-            read,
-            samples,
-            threads=threads,
-            folder=hooks.folder,
-            seconds=_PROFILE_S,
-            clock_s=lambda: hooks.clock_ns() / 1e9,
-            stop=hooks.stop,
-        )
+    windows, interrupted = _measure(Pipeline(loaded.task, watch), samples, watch, ask, hooks)
+    found = None if interrupted else _profile(loaded.task, read, samples, threads, hooks)
     return {
         "schema": SCHEMA,
         **_about(manifest, sha256, machine, hooks.date),
@@ -199,6 +185,29 @@ def run(
         "windows": [window.to_json() for window in windows],
         "profile": found,
     }
+
+
+def _profile(
+    task: Task, read: Callable[[str], bytes], samples: list[bytes], threads: int, hooks: Hooks
+) -> dict[str, Json] | None:
+    return profile(
+        task,
+        read,
+        samples,
+        threads=threads,
+        folder=hooks.folder,
+        seconds=_PROFILE_S,
+        clock_s=lambda: hooks.clock_ns() / 1e9,
+        stop=hooks.stop,
+    )
+
+
+def _samples(manifest: Manifest, read: Callable[[str], bytes]) -> list[bytes]:
+    names = list(manifest.members)
+    samples = [from_members(i, names, read)[0] for i in range(manifest.golden.count)]
+    if not samples:
+        raise DeviceError("the bundle has no golden samples to run", hint="edgekit build makes 16")
+    return samples
 
 
 def _about(manifest: Manifest, sha256: str, machine: Machine, date: str) -> dict[str, Json]:

@@ -49,6 +49,8 @@ MAX_CALLS = 4096
 MIN_BINS, MAX_BINS = 3, 10
 # Share of answers of classes that calibration did not show, above which its mix says nothing.
 MAX_UNSEEN = 0.1
+# A number that moves by less than this share is rounding: the mean of probabilities that add to 1.
+MIN_RANGE = 1e-4
 _ENDLESS = 10**9
 _DIGITS = 17
 Recorded = dict[tuple[Side, str], list[dict[str, float]]]
@@ -144,7 +146,7 @@ def bins_for(n: int) -> int:
 
 
 def binned(values: Sequence[float]) -> Reference:
-    """Cut values into bins of about equal count; without edges where all are the same.
+    """Cut values into bins of about equal count; without edges where all are the same but rounding.
 
     Args:
         values: One a call or sample; what is not finite is left out.
@@ -153,6 +155,8 @@ def binned(values: Sequence[float]) -> Reference:
     distinct = sorted(set(ordered))
     edges: set[float] = set()
     bins = bins_for(len(ordered))
+    if ordered and ordered[-1] - ordered[0] <= MIN_RANGE * max(-ordered[0], ordered[-1]):
+        bins = 1
     for i in range(1, bins):
         if not ordered:
             break
