@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from edgekit.runtime.golden import OutputMatch, compare, from_members, record
 from edgekit.runtime.session import Run, open_session, runner
@@ -47,8 +50,24 @@ def load_pipeline(
     """
     files = {name: read(member) for name, member in manifest.pipeline.files.items()}
     task = create_task(manifest.pipeline.task, manifest.pipeline.options, files)
-    session = open_session(read(MODEL_MEMBER), threads=threads or manifest.session.threads)
+    with _in_memory_file(read(MODEL_MEMBER)) as model:
+        session = open_session(model, threads=threads or manifest.session.threads)
     return Pipeline(task, runner(session))
+
+
+@contextlib.contextmanager
+def _in_memory_file(data: bytes) -> Iterator[Path | bytes]:
+    """Give bytes a path: a model in bytes is kept by onnxruntime as long as its session lives."""
+    if not hasattr(os, "memfd_create"):
+        yield data
+        return
+    descriptor = os.memfd_create("model", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(data)
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
 
 
 def replay(

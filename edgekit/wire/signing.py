@@ -178,6 +178,9 @@ def parse_public_key(data: bytes, name: str = "", *, where: str | None = None) -
     Raises:
         TrustError: Not the PEM of an Ed25519 public key.
     """
+    plain = _plain_pem(data)
+    if plain is not None:
+        return PublicKey(plain, name)
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -197,6 +200,24 @@ def parse_public_key(data: bytes, name: str = "", *, where: str | None = None) -
     if not isinstance(key, Ed25519PublicKey):
         raise TrustError("the key is not an Ed25519 key", where=where)
     return PublicKey(key.public_bytes_raw(), name)
+
+
+def _plain_pem(data: bytes) -> bytes | None:
+    """Return the raw key of a PEM that is spelled as :meth:`PublicKey.to_pem` does, or None.
+
+    A device reads its keys so: the signing library takes 7 MB, which it need not have before there
+    is something to verify.
+    """
+    lines = data.split(b"\n")
+    if len(lines) < 3:  # noqa: PLR2004 - a head, a body, a foot
+        return None
+    try:
+        raw = base64.b64decode(lines[1])[len(_SPKI_PREFIX) :]
+    except ValueError:
+        return None
+    found = PublicKey(raw)
+    is_same = len(raw) == RAW_KEY_BYTES and found.to_pem().strip() == data.strip()
+    return raw if is_same else None
 
 
 def key_name(path: Path) -> str:
