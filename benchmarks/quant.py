@@ -71,7 +71,7 @@ def main() -> int:
                 say(f"  left out: {left_out[name]}")
         for model in models:
             time_all(model)
-    document = finish(models) | {"left_out": left_out}
+        document = finish(models) | {"left_out": left_out}
     for text in table.lines(document):
         print(text)
     out = options.out
