@@ -292,7 +292,10 @@ def test_the_command_upgrades_the_bundle_and_keeps_what_the_user_has_set(
 
 
 def test_an_unknown_host_key_is_an_error_that_says_how_to_accept_it(yard: Yard, capsys) -> None:
-    line = ["deploy", str(yard.order.bundle.path), *yard.server.arguments(), "--key", str(yard.key)]
+    line = [
+        *("deploy", str(yard.order.bundle.path), *yard.server.arguments(), "--key", str(yard.key)),
+        *("--dry-run", "--no-service", "--prefix", str(yard.prefix)),
+    ]
     for known, word in ((None, "not known here"), ("other_key", "another one than before")):
         trust(yard.server.folder, yard.server.port, known)
         try:
@@ -307,7 +310,8 @@ def test_an_unknown_host_key_is_an_error_that_says_how_to_accept_it(yard: Yard, 
 def test_who_is_not_let_in_is_told_what_to_do(yard: Yard, capsys) -> None:
     arguments = yard.server.arguments()
     arguments[arguments.index(str(yard.server.identity))] = str(yard.server.folder / "other_key")
-    assert run(["deploy", str(yard.order.bundle.path), *arguments, "--key", str(yard.key)]) == 8
+    line = ["deploy", str(yard.order.bundle.path), *arguments, "--key", str(yard.key)]
+    assert run([*line, "--dry-run", "--no-service", "--prefix", str(yard.prefix)]) == 8
     assert "ssh-copy-id" in capsys.readouterr().err
 
 

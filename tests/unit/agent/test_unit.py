@@ -64,6 +64,21 @@ def test_homes_stay_closed_unless_something_lies_there() -> None:
     assert "ProtectHome=read-only" in lines(replace(PLAIN, python=Path("/home/pi/v/bin/python")))
 
 
+def test_signs_that_mean_something_to_systemd_are_written_as_themselves() -> None:
+    found = lines(
+        replace(
+            PLAIN,
+            python=Path("/opt/$x %h/python"),
+            config=Path("/etc/$HOME %h/agent.json"),
+            state_dir=Path("/srv/%h"),
+        )
+    )
+    program, config = '"/opt/$x %%h/python"', '"/etc/$$HOME %%h/agent.json"'
+    assert f"ExecStart={program} -m edgekit.agent.main --config {config}" in found
+    assert "WorkingDirectory=/srv/%%h" in found
+    assert 'ReadWritePaths="/srv/%%h"' in found
+
+
 @pytest.mark.parametrize(
     "bad",
     [
