@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from edgekit.agent.machine import Change, Machine
 
+SCHEMA = "edgekit.agent.install/1"
 _MARKS = {"created": "+", "changed": "~", "removed": "-", "unchanged": " ", "kept": " "}
 
 
@@ -188,7 +189,7 @@ def _show(steps: Iterable[Change], out: Output, *, dry_run: bool) -> None:
             console.print("\n  nothing to change   next: edgekit agent status")
 
     quiet = "\n".join(f"{change.outcome} {change.subject}" for change in changed)
-    out.emit("edgekit.agent.install/1", payload, render, quiet=quiet or None)
+    out.emit(SCHEMA, payload, render, quiet=quiet or None)
 
 
 def _print_change(console: Console, change: Change) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgekit.wire.bundle import Bundle
     from edgekit.wire.canonical import Json
 
+SCHEMA = "edgekit.deploy/1"
 _FILE = click.Path(path_type=Path)
 _MAX_SETTINGS = 1 << 20
 
@@ -132,7 +133,7 @@ def _uninstall(ssh: Ssh, host: str, options: _Options, out: Output, *, purge: bo
         ssh, host, options.prefix, service=options.service, user=options.user, purge=purge
     )
     out.emit(
-        "edgekit.deploy/1",
+        SCHEMA,
         {"host": host, "changed": bool(removed), "removed": removed},
         lambda console: render_removed(console, host, removed, purge=purge),
         quiet="\n".join(removed) or None,
@@ -154,7 +155,7 @@ def _deploy(
         with DeployView.open(out, bundle, host, options.prefix) as view:
             result = Deployment(ssh, order, host, view.on_event, dry_run=dry_run).run()
     out.emit(
-        "edgekit.deploy/1",
+        SCHEMA,
         {"host": host, "prefix": str(options.prefix), "dry_run": dry_run, **result_json(result)},
         lambda console: view.render(console, result, dry_run=dry_run),
         quiet="changed" if result.changed else "unchanged",
