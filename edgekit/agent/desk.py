@@ -46,6 +46,7 @@ class Desk:
         outbox: Gets events.
         unix_s: Unix time in seconds.
         on_order: Gets a model and the event of an order for it, from any thread.
+        vitals: How the board is now; a benchmark tells it beside its times.
     """
 
     def __init__(
@@ -55,12 +56,14 @@ class Desk:
         outbox: Outbox,
         unix_s: Callable[[], float],
         on_order: OnOrder,
+        vitals: Callable[[], Mapping[str, Json]] = dict,
     ) -> None:
         self._config = config
         self._boot_id = boot_id
         self._outbox = outbox
         self._unix_s = unix_s
         self._on_order = on_order
+        self._vitals = vitals
         self._report: Callable[[Reported], None] = lambda _reported: None
         self._lock = threading.Lock()
         self._running: dict[str, Serving] = {}
@@ -181,7 +184,7 @@ class Desk:
                 sha256=sha256,
                 ask=Ask.from_args(left),
                 machine=machine,
-                hooks=Hooks(Path(folder), date),
+                hooks=Hooks(Path(folder), date, self._vitals),
             )
 
 

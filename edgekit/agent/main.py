@@ -97,7 +97,9 @@ class Agent:
         )
         self.engine = Engine(self._count, self._clocks.monotonic_s)
         self.models = Models(self.engine, self._called, self._clocks.monotonic_s)
-        self.desk = Desk(config, self.boot_id, self.outbox, self._clocks.unix_s, self._order)
+        self.desk = Desk(
+            config, self.boot_id, self.outbox, self._clocks.unix_s, self._order, self._vitals()
+        )
         where = SelfTestSettings(where=config.device)
         self.hands = AgentHands(
             self.slots, self.models, config.trusted_keys, self.post, self.desk.tell, where
@@ -110,7 +112,7 @@ class Agent:
             healthy=lambda: not self._threads.stop.is_set(),
         )
         self.collector = Collector(
-            vitals.reader(psutil, Path("/"), config.state_dir, self._clocks.monotonic_s),
+            self._vitals(),
             self._served,
             self.outbox.stats,
             self._clocks.monotonic_s,
@@ -197,6 +199,10 @@ class Agent:
         self.outbox.close()
         self.slots.close()
         write_status(self.config.state_dir, {**self.status(), "running": False})
+
+    def _vitals(self) -> Callable[[], dict[str, Json]]:
+        # One each: a rate is the difference to the reader's own last reading.
+        return vitals.reader(psutil, Path("/"), self.config.state_dir, self._clocks.monotonic_s)
 
     def _order(self, model: str, event: Event) -> None:
         self.post(model, event)

@@ -65,6 +65,7 @@ def status_document(
                 "confirmed_sha256": state.current,
                 "next_sha256": state.next,
                 "reason": state.reason,
+                "elapsed_s": round(state.elapsed_s, 1),
                 "self_test": _self_test(self_tests.get(name)),
             }
             for name, state in states.items()
