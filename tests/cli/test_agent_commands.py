@@ -53,8 +53,10 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_dry_run_shows_what_would_be_written(
-    edgekit: Callable[..., Any], key: Path, tmp_path: Path
+    edgekit: Callable[..., Any], key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # This checkout may lie below /tmp itself, where no service may.
+    monkeypatch.setattr("edgekit.agent.unit._FLEETING", ())
     place = tmp_path / "etc" / "agent.json"
     line = ("agent", "install", "--config", "/etc/edgekit-test/agent.json", "--target", "rpi5")
     ran = edgekit(*line, "--key", key, "--device", "oven", "--dry-run")

@@ -338,13 +338,21 @@ def test_uninstall_takes_it_away_and_leaves_what_the_agent_has_stored(
     assert run([*line, "--json"]) == 0
     removed = json.loads(capsys.readouterr().out)["removed"]
     assert "agent" in removed
-    assert not Path(f"/proc/{pid}").exists()
+    _wait_for(lambda: not _runs(pid))
     assert sorted(path.name for path in deployed.prefix.iterdir()) == [".edgekit", "state"]
     assert run([*line, "--purge", "--quiet"]) == 0
     assert not deployed.prefix.exists()
     capsys.readouterr()
     assert run(line) == 0
     assert "nothing of edgekit" in capsys.readouterr().out
+
+
+def _runs(pid: int) -> bool:
+    """Tell whether a process runs; one that has ended may wait for its parent to notice."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def _wait_for(check: Callable[[], bool]) -> None:
