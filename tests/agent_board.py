@@ -70,8 +70,8 @@ class Board:
     def serves(self) -> str | None:
         return self.status().get("models", {}).get(MODEL, {}).get("serves_sha256")
 
-    def infer(self, sample: bytes) -> dict[str, Any]:
-        url = f"{self.status()['http']}infer/{MODEL}"
+    def infer(self, sample: bytes, model: str = MODEL) -> dict[str, Any]:
+        url = f"{self.status()['http']}infer/{model}"
         request = urllib.request.Request(url, data=sample)  # noqa: S310 - the agent's own page
         with urllib.request.urlopen(request) as answer:  # noqa: S310
             return json.loads(answer.read())

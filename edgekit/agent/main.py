@@ -30,6 +30,7 @@ from edgekit.agent.desk import Desk
 from edgekit.agent.engine import Engine
 from edgekit.agent.flows import Flow, run_flow
 from edgekit.agent.hands import AgentHands
+from edgekit.agent.jobs import UnknownModelError
 from edgekit.agent.lifecycle import Lifecycle
 from edgekit.agent.link import Link
 from edgekit.agent.notify import notify
@@ -98,7 +99,7 @@ class Agent:
         self.engine = Engine(self._count, self._clocks.monotonic_s)
         self.models = Models(self.engine, self._called, self._clocks.monotonic_s)
         self.desk = Desk(
-            config, self.boot_id, self.outbox, self._clocks.unix_s, self._order, self._vitals()
+            config, self.boot_id, self.outbox, self._clocks.unix_s, self.post, self._vitals()
         )
         where = SelfTestSettings(where=config.device)
         self.hands = AgentHands(
@@ -118,6 +119,8 @@ class Agent:
             self._clocks.monotonic_s,
         )
         self._threads = _Threads()
+        # Pipelines whose models do not all serve yet.
+        self._pipelines = dict(config.pipelines)
 
     def post(self, model: str, event: Event) -> None:
         """Hand in an event, from any thread."""
@@ -170,9 +173,25 @@ class Agent:
             for model in self.lifecycle.states
         }
         self.lifecycle.tick(ticks)
+        self._serve_pipelines()
         self.desk.serves(self.models.served)
         write_status(self.config.state_dir, self.status())
         notify("WATCHDOG=1")
+
+    def _serve_pipelines(self) -> None:
+        """Serve each pipeline of the settings once all of its models do."""
+        for name, document in tuple(self._pipelines.items()):
+            from edgekit.agent.chains import serve_chain
+
+            try:
+                serve_chain(self.engine, name, document, where=f"pipelines.{name}")
+            except UnknownModelError:
+                continue
+            except EdgekitError as error:
+                log.error("pipeline %s cannot be served: %s", name, error)  # noqa: TRY400
+                event = {"what": "pipeline-refused", "model": name, "why": error.message}
+                self.outbox.put("event", event)
+            del self._pipelines[name]
 
     def status(self) -> dict[str, Json]:
         """Return what `edgekit agent status` shows."""
@@ -203,9 +222,6 @@ class Agent:
     def _vitals(self) -> Callable[[], dict[str, Json]]:
         # One each: a rate is the difference to the reader's own last reading.
         return vitals.reader(psutil, Path("/"), self.config.state_dir, self._clocks.monotonic_s)
-
-    def _order(self, model: str, event: Event) -> None:
-        self.post(model, event)
 
     def _called(self, model: str, sha256: str, latency_ms: float, failed: bool) -> None:
         # Requests of confirmed models decide nothing: thousands a second need not queue here.

@@ -9,6 +9,7 @@ import json
 import signal
 import threading
 import time
+import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,21 @@ def test_the_fleet_asks_for_a_benchmark(board, receiver):
     assert replies["b-1"]["result"]["schema"] == "edgekit.bench/1"
     assert not replies["b-2"]["ok"]
     assert MODEL in replies["b-2"]["hint"]
+
+
+def test_pipelines_of_the_settings_serve_with_their_models(board, receiver, small_bundle):
+    board.settings["pipelines"] = {
+        "line": {"steps": [{"model": MODEL}]},
+        "loop": {"steps": [{"model": "loop"}]},
+        "broken": {"steps": []},
+    }
+    board.start()
+    until(board.confirmed)
+    sample = sample_of(small_bundle)
+    assert board.infer(sample, "line") == board.infer(sample)
+    until(lambda: any(body.get("model") == "broken" for *_, body in receiver.rows()))
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        board.infer(sample, "loop")
 
 
 def test_settings_that_will_not_do_are_named(board):
