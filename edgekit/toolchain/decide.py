@@ -112,7 +112,9 @@ class TimeLimit:
 NO_LIMIT = TimeLimit(None, lambda: 0.0, 0.0)
 
 
-def decide(bench: Workbench, limit: TimeLimit = NO_LIMIT) -> Decision:
+def decide(
+    bench: Workbench, limit: TimeLimit = NO_LIMIT, *, judge_slower: bool = False
+) -> Decision:
     """Search for the fastest candidate that meets the contract.
 
     A quick search takes the plans as they come, the most int8 first, and stops at the first that
@@ -122,6 +124,7 @@ def decide(bench: Workbench, limit: TimeLimit = NO_LIMIT) -> Decision:
     Args:
         bench: The model on its target.
         limit: When to stop; what was found until then counts.
+        judge_slower: Find the accuracy of candidates that are too slow, too.
 
     Returns:
         The decision; ``shipped`` is None where neither an int8 plan nor fp32 meets the contract.
@@ -134,7 +137,13 @@ def decide(bench: Workbench, limit: TimeLimit = NO_LIMIT) -> Decision:
     def known(name: str) -> float | None:
         return next((_first(j) for j in decision.judged if j.candidate.name == name), None)
 
-    tried = candidates(bench, decision.refused, known, locked)
+    def too_slow(candidate: Candidate) -> str:
+        # The first is judged all the same: people ask what int8 would lose here.
+        if judge_slower or len(decision.judged) == 1:
+            return ""
+        return _too_slow(bench, candidate, fp32)
+
+    tried = candidates(bench, decision.refused, known, locked, too_slow)
     for candidate in () if locked == "fp32" else tried:
         judged = _judge(bench, candidate, fp32)
         if locked is not None and judged.meets_contract:
@@ -153,7 +162,7 @@ def decide(bench: Workbench, limit: TimeLimit = NO_LIMIT) -> Decision:
         # This edgekit makes no candidate of that name any more: decide anew.
         search = bench.plan.step("quantize").params["search"]
         anew = make_plan(bench.recipe, bench.resolved, search=search)
-        return decide(bench.with_plan(anew), limit)
+        return decide(bench.with_plan(anew), limit, judge_slower=judge_slower)
     return _choose(decision, locked)
 
 
@@ -237,7 +246,7 @@ def _judge(
     if candidate.precision in FLOAT:
         limit = MAX_WEIGHTS_RATIO
     if not reason and ratio > limit:
-        reason = f"it takes {ratio:.2f} x the time of fp32 ({kind})"
+        reason = _slower(ratio, kind)
     bench.on_event(
         Event(
             bench.recipe.name,
@@ -249,6 +258,19 @@ def _judge(
     )
     outputs = tuple(bench.differences(candidate.graph))
     return Judged(candidate, measurements, verdicts, ratio, kind, timing, outputs, reason)
+
+
+def _too_slow(bench: Workbench, candidate: Candidate, fp32: _Reference) -> str:
+    """Say why a candidate's predicted time rules it out; empty if it does not, or is not asked."""
+    locked = bench.plan.step("quantize").values().get("decision")
+    if candidate.precision in FLOAT or locked is not None or decides_by_timing(bench):
+        return ""
+    ratio = _latency(bench.predict(candidate.graph).measurements) / fp32.latency_ms
+    return _slower(ratio, "predicted") if ratio > MAX_PREDICTED_RATIO else ""
+
+
+def _slower(ratio: float, kind: str) -> str:
+    return f"it takes {ratio:.2f} x the time of fp32 ({kind})"
 
 
 def _judge_smaller(bench: Workbench, judged: Judged, fp32: _Reference) -> list[Judged]:

@@ -26,6 +26,7 @@ from edgekit.toolchain.quantize.candidates import (
     smaller,
     static_candidate,
     weights_candidate,
+    with_corrected_biases,
 )
 from edgekit.toolchain.quantize.layers import find_layers
 from edgekit.toolchain.quantize.static import StaticPlan
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 CLOSE = 0.02
 # What is known of a candidate that was tried: its accuracy, None of others.
 Known = Callable[[str], float | None]
+# Why a candidate's time rules it out before anything else is known of it; empty if it does not.
+TooSlow = Callable[[Candidate], str]
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,12 @@ class Proposal:
     Attributes:
         name: The candidate's.
         make: Writes the candidate; None where the graph has nothing that the plan takes.
+        finish: Makes it more accurate and no slower, at a price that one too slow is not worth.
     """
 
     name: str
     make: Callable[[], Candidate | None]
+    finish: Callable[[Candidate], Candidate] = lambda candidate: candidate
 
 
 def candidates(
@@ -59,6 +64,7 @@ def candidates(
     refused: dict[str, str],
     known: Known = lambda _name: None,
     only: str | None = None,
+    too_slow: TooSlow = lambda _candidate: "",
 ) -> Iterator[Candidate]:
     """Yield candidates that load, run and are what they say; the most int8 first.
 
@@ -69,6 +75,7 @@ def candidates(
             range rule that was better.
         only: Name of the one candidate that is wanted; None for all. Smaller forms of candidates
             come only so: :func:`smaller` makes them of those that meet the contract.
+        too_slow: Says so before a candidate is finished and tried.
     """
     graph = bench.canonical.graph
     feeds = bench.feeds  # data that cannot stand for anything fails the build, not a candidate
@@ -81,6 +88,10 @@ def candidates(
         seen.add(proposal.name)
         try:
             candidate = proposal.make()
+            if candidate is not None and (why := too_slow(candidate)):
+                refused[proposal.name] = f"{proposal.name}: {why}"
+                continue
+            candidate = candidate and proposal.finish(candidate)
             if candidate is not None and only != base:
                 candidate = smaller(candidate)
             if candidate is None:
@@ -149,16 +160,20 @@ def _static(
     calibration, base = bench.calibration, bench.static_base
     precision = "int8 static" if base.sha256 == graph.sha256 else "int8 static+dynamic"
     left = dict(plans)
+
+    def finish(made: Candidate) -> Candidate:
+        return with_corrected_biases(made, base, calibration.layers, bench.feeds)
+
     for share in bench.plan.step("quantize").values()["float_shares"]:
         for kind, plan in tuple(left.items()):
             name = _named(kind, share, len(calibration.layers))
 
             def make(name: str = name, plan: StaticPlan = plan, share: float = share) -> Candidate:
                 kept = _loudest(bench, base, static_effects, share)
-                made = static_candidate(base, scheme, plan, calibration.layers, kept, bench.feeds)
+                made = static_candidate(base, scheme, plan, calibration.layers, kept)
                 return replace(made, name=name, precision=precision)
 
-            yield Proposal(name, make)
+            yield Proposal(name, make, finish)
         if known is not None and not share:
             left = _closer(left, known)
 

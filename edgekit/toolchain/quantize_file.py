@@ -161,7 +161,8 @@ def quantize(
     check_weights(bench.source.proto, str(source))
     check_data(bench, Path(data))
     with blaming(bench, Path(data)):
-        decision = _with_slower(_decide(bench, limit), allow_slower=limits.allow_slower)
+        decision = _decide(bench, limit, judge_slower=limits.allow_slower)
+        decision = _with_slower(decision, allow_slower=limits.allow_slower)
     found = decision.shipped
     if found is None or found.candidate.precision == "fp32":
         return _kept(bench, decision, source, resolved.target.name)
@@ -192,10 +193,10 @@ def _busy(on_event: OnEvent, name: str) -> OnEvent:
     return heard
 
 
-def _decide(bench: Workbench, limit: TimeLimit) -> Decision:
+def _decide(bench: Workbench, limit: TimeLimit, *, judge_slower: bool) -> Decision:
     """Decide; where float32 itself is not finite, name the sample instead of what came of it."""
     try:
-        decision = decide(bench, limit)
+        decision = decide(bench, limit, judge_slower=judge_slower)
     except BuildError as error:
         if "nan" in error.message.lower():
             name_broken_sample(bench)

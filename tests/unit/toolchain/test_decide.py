@@ -104,6 +104,9 @@ def test_int8_ships_where_it_meets_the_contract_and_pays(decided):
 def test_weights_alone_are_stored_in_fewer_bits_where_no_int8_plan_will_do(decided):
     decision = decided("output_cosine = { min = 0.9 }", target="rpi4")
     assert all("x the time of fp32" in judged.reason for judged in decision.judged[1:-2])
+    assert len(decision.judged) == 4, "one tells what int8 would lose; others are not evaluated"
+    assert len(decision.refused) > 2
+    assert all("x the time of fp32 (predicted)" in why for why in decision.refused.values())
     assert [j.candidate.name for j in decision.judged[-2:]] == ["fp16 weights", "int8 weights"]
     assert decision.winner.candidate.name == "int8 weights"
     assert decision.winner.latency_ratio == 1

@@ -28,6 +28,7 @@ from edgekit.toolchain.quantize.candidates import (
     dynamic_candidate,
     recurrent_graph,
     static_candidate,
+    with_corrected_biases,
 )
 from edgekit.toolchain.quantize.layers import find_layers
 from edgekit.toolchain.quantize.noise import noise_db
@@ -141,12 +142,14 @@ def candidates(graph: Graph, feeds: Any) -> Iterator[Candidate | BuildError]:
             assert len(chosen[0].noise_db) == 2 * len(RULES)
             for between in (False, True):
                 plan = StaticPlan("min-max", ranges, between, {})
-                made = static_candidate(base, SCHEME, plan, layers, (), feeds)
+                made = static_candidate(base, SCHEME, plan, layers, ())
+                made = with_corrected_biases(made, base, layers, feeds)
                 assert integer_layers(made.graph.proto) == set(names)
                 yield made
                 if len(layers) > 1:
                     half = names[: len(names) // 2]
-                    yield static_candidate(base, SCHEME, plan, layers, half, feeds)
+                    mixed = static_candidate(base, SCHEME, plan, layers, half)
+                    yield with_corrected_biases(mixed, base, layers, feeds)
         except BuildError as error:
             yield error
     try:
