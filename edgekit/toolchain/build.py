@@ -23,7 +23,6 @@ from edgekit.toolchain.decide import (
     describe_shortfall,
 )
 from edgekit.toolchain.events import Event, OnEvent
-from edgekit.toolchain.located import Value
 from edgekit.toolchain.lock import LOCK_NAME, LockEntry, locked_decision
 from edgekit.toolchain.plan import Plan, make_plan
 from edgekit.toolchain.recipe import Recipe
@@ -33,6 +32,7 @@ from edgekit.toolchain.targets import Resolved
 from edgekit.toolchain.timing import Device
 from edgekit.wire.canonical import digest_of, sha256_file
 from edgekit.wire.errors import ConfigError, GateError
+from edgekit.wire.located import Value
 from edgekit.wire.signing import PrivateKey
 
 

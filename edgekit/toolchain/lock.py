@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.toolchain.located import Value
 from edgekit.wire.errors import BuildError, ConfigError
+from edgekit.wire.located import Value
 
 LOCK_NAME = "edgekit.lock"
 SCHEMA = "edgekit.lock/1"

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import edgekit
-from edgekit.toolchain.located import Value
 from edgekit.toolchain.pins import content_sha256, digest_files, version_of
 from edgekit.toolchain.recipe import DataSpec, Recipe, SourceRef
 from edgekit.toolchain.targets import Resolved
 from edgekit.wire.canonical import Json, digest_of
 from edgekit.wire.errors import ConfigError
+from edgekit.wire.located import Value
 
 PACKAGE = Path(edgekit.__file__).parent
 

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 from edgekit.toolchain.graph import Graph
-from edgekit.toolchain.located import parse_toml
 from edgekit.toolchain.recipe import Recipe, read_recipe
 from edgekit.toolchain.sample_folder import check_count, data_kind, suffixes
 from edgekit.toolchain.scaffold_data import (
@@ -20,6 +19,7 @@ from edgekit.toolchain.scaffold_data import (
 )
 from edgekit.wire.canonical import sha256_file
 from edgekit.wire.errors import UsageError
+from edgekit.wire.located import parse_toml
 
 _DTYPES = {
     1: "float32",

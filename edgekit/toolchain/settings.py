@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit.toolchain.located import Table, Value, load_toml
 from edgekit.wire.errors import ConfigError
+from edgekit.wire.located import Table, Value, load_toml
 
 FILE = "edgekit.toml"
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit.toolchain.located import Table, load_toml
 from edgekit.toolchain.target import Accelerator, Cpu, Memory, Quantization, Runtime, Target
 from edgekit.wire.errors import ConfigError, did_you_mean
+from edgekit.wire.located import Table, load_toml
 
 MAX_EXTENDS = 8
 

@@ -20,13 +20,13 @@ from edgekit.toolchain.decide import (
     describe_shortfall,
 )
 from edgekit.toolchain.events import ignore
-from edgekit.toolchain.located import Value
 from edgekit.toolchain.plan import make_plan
 from edgekit.toolchain.project import folders
 from edgekit.toolchain.scaffold import recipe_text
 from edgekit.toolchain.stages import Workbench
 from edgekit.toolchain.targets import load_target
 from edgekit.toolchain.timing import Device, PairTiming
+from edgekit.wire.located import Value
 from edgekit.wire.measurement import Kind, Measurement, Outcome, Requirement, judge
 
 

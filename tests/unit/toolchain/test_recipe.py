@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.toolchain.located import parse_toml
 from edgekit.toolchain.recipe import load_recipe, read_recipe
 from edgekit.wire.errors import ConfigError
+from edgekit.wire.located import parse_toml
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGED = sorted((ROOT / "models").glob("*.toml"))

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.toolchain.located import load_toml, parse_toml
 from edgekit.wire.errors import ConfigError
+from edgekit.wire.located import load_toml, parse_toml
 
 EXAMPLE = """\
 name = "a"
