@@ -1,0 +1,1 @@
+"""Alerts: rules over what the store knows, one pure machine, channels that tell people."""
