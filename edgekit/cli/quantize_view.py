@@ -98,7 +98,7 @@ def _candidates(console: Console, document: Mapping[str, Any]) -> None:
         accuracy = candidate["measurements"][0]
         is_fp32 = candidate["precision"] == "fp32"
         table.add_row(
-            candidate["name"],
+            f"{candidate['name']}{' *' if candidate['frontier'] else ''}",
             f"{candidate['size_bytes'] / _MIB:.3g}",
             number(accuracy),
             "" if is_fp32 else f"{candidate['latency_ratio']:.2f}",
@@ -109,6 +109,7 @@ def _candidates(console: Console, document: Mapping[str, Any]) -> None:
     accuracy = document["candidates"][0]["measurements"][0]
     evaluated = {k: v for k, v in accuracy.items() if k != "interval"}
     _line(console, f"agreement is {accuracy['metric']}, {provenance(evaluated)}")
+    _line(console, "* on the frontier: no other one is as accurate, as fast and as small")
     for why in document["refused"].values():
         _line(console, why)
 

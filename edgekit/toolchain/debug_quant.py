@@ -51,7 +51,7 @@ class Facts:
         candidate: Name of the candidate that ships.
         reason: Why it ships.
         candidates: What was tried, as in a report's document.
-        refused: Plans that gave no usable graph, with the reason.
+        refused: Plans that were not evaluated, with the reason.
         layers: ``name``, ``op``, ``parameters``, ``sqnr_db`` (None without ranges) and ``int8``, in
             graph order.
         outputs: Differences from float32, one an output.

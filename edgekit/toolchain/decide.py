@@ -61,7 +61,7 @@ class Decision:
     Attributes:
         shipped: The winner, or None where nothing meets the contract.
         judged: Everything that was tried, fp32 first.
-        refused: Plans that gave no usable graph, by name, with the reason.
+        refused: Plans that were not evaluated, by name, with the reason.
         reason: Why the winner ships, for people.
         stopped: What ended the search before all was tried; empty if nothing did.
     """

@@ -70,7 +70,7 @@ def candidates(
 
     Args:
         bench: The model on its target.
-        refused: Gets the reason, by plan, why one gave no usable graph.
+        refused: Gets the reason, by plan, why one was not evaluated.
         known: What came of candidates that were yielded before: a quick search goes on with the
             range rule that was better.
         only: Name of the one candidate that is wanted; None for all. Smaller forms of candidates
