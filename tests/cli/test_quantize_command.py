@@ -499,7 +499,7 @@ def test_an_interrupted_run_leaves_what_was_there(net, edgekit, tree, monkeypatc
     net.out.write_text("earlier")
     before = tree(net.folder)
 
-    def interrupt(*_):
+    def interrupt(*_args, **_options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(place, interrupt)
