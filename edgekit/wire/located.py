@@ -205,6 +205,8 @@ def _key_lines(text: str) -> dict[Path_, int]:
         if depth == 0 and (header := _HEADER.match(line)):
             prefix = _enter(header.group(1) == "[[", _parts(header.group(2)), counts)
             lines[prefix] = number
+            for length in range(1, len(prefix)):
+                lines.setdefault(prefix[:length], number)
             continue
         if depth == 0 and (key := _KEY.match(line)):
             path: Path_ = prefix

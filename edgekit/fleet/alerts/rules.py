@@ -212,7 +212,11 @@ def _rule(name: str, own: Table, channels: Mapping[str, Channel]) -> Rule | None
         raise ConfigError(f"clear = {clear:g} is over above = {above:g}", where=own.where("clear"))
     severity = own.get("severity", str, kind.severity)
     if severity not in {"warning", "critical"}:
-        raise ConfigError(f"no severity {severity!r}", hint="warning, critical", where=own.where())
+        raise ConfigError(
+            f"no severity {severity[:40]!r}",
+            hint="warning, critical",
+            where=own.where("severity"),
+        )
     rule = Rule(
         name=name,
         kind=kind,

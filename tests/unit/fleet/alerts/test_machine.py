@@ -125,7 +125,7 @@ def test_a_clock_that_is_set_back_opens_nothing_early():
 VALUES = st.one_of(st.none(), st.floats(60, 95))
 READINGS = st.lists(
     st.tuples(
-        st.floats(0.1, 100),
+        st.integers(1, 100).map(float),
         st.one_of(st.none(), st.builds(Reading, VALUES, st.booleans())),
     ),
     max_size=60,
@@ -136,8 +136,8 @@ RULES = st.builds(
     ),
     st.floats(65, 90),
     st.floats(0, 10),
-    st.floats(0, 200),
-    st.floats(0, 200),
+    st.integers(0, 200).map(float),
+    st.integers(0, 200).map(float),
     st.sampled_from([0.0, 50.0]),
 )
 
