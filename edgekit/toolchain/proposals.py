@@ -81,6 +81,7 @@ def candidates(
     feeds = bench.feeds  # data that cannot stand for anything fails the build, not a candidate
     base = _base_name(only)
     seen: set[str] = set()
+    made: set[str] = set()
     for proposal in _proposals(bench, known):
         # Two shares of few layers may come to the same number of them.
         if proposal.name in seen or base not in (None, proposal.name):
@@ -88,11 +89,15 @@ def candidates(
         seen.add(proposal.name)
         try:
             candidate = proposal.make()
-            if candidate is not None and (why := too_slow(candidate)):
+            # Two plans may come to the same graph.
+            if candidate is None or candidate.graph.sha256 in made:
+                continue
+            made.add(candidate.graph.sha256)
+            if why := too_slow(candidate):
                 refused[proposal.name] = f"{proposal.name}: {why}"
                 continue
-            candidate = candidate and proposal.finish(candidate)
-            if candidate is not None and only != base:
+            candidate = proposal.finish(candidate)
+            if only != base:
                 candidate = smaller(candidate)
             if candidate is None:
                 continue

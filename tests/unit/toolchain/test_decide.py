@@ -120,6 +120,8 @@ def test_weights_alone_are_stored_in_fewer_bits_where_no_int8_plan_will_do(decid
 def test_a_full_search_ships_the_fastest_of_all(decided):
     quick, full = (decided("output_cosine = { min = 0.9 }", search=s) for s in ("quick", "full"))
     assert len(full.judged) > len(quick.judged)
+    graphs = [j.candidate.graph.sha256 for j in full.judged]
+    assert len(set(graphs)) == len(graphs), "no graph is tried under two names"
     assert {"int8 weights", "fp16 weights"} <= {j.candidate.name for j in full.judged}
     good = [j for j in full.judged[1:] if j.meets_contract and j.latency_ratio <= 1]
     assert full.winner.latency_ratio <= min(j.latency_ratio for j in good) + 0.01
