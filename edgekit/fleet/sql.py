@@ -135,8 +135,8 @@ def _check_statement(duckdb: Any, sql: str) -> None:  # noqa: ANN401 - a module
         raise UsageError("a query is one SELECT", hint="`edgekit fleet export` writes files")
 
 
-def _connect(duckdb: Any, source: Source, sql: str) -> duckdb.DuckDBPyConnection:  # noqa: ANN401 - a module
-    connection: duckdb.DuckDBPyConnection = duckdb.connect(
+def _connect(module: Any, source: Source, sql: str) -> duckdb.DuckDBPyConnection:  # noqa: ANN401 - a module
+    connection: duckdb.DuckDBPyConnection = module.connect(
         ":memory:",
         config={
             "python_enable_replacements": "false",
