@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -39,6 +39,7 @@ from edgekit.agent.selftest import SelfTestSettings
 from edgekit.agent.serve.server import HttpServer, HttpSettings
 from edgekit.agent.serving import Models
 from edgekit.agent.session import Address, Tls
+from edgekit.agent.signatures import apart
 from edgekit.agent.slots import Trust, open_slots
 from edgekit.agent.status import status_document, write_status
 from edgekit.agent.telemetry import Collector, Served
@@ -85,6 +86,7 @@ class Agent:
     """
 
     def __init__(self, config: Config, clocks: Clocks | None = None) -> None:
+        config = replace(config, trusted_keys=apart(config.trusted_keys))
         self.config = config
         self._clocks = clocks or Clocks()
         self.boot_id = secrets.token_hex(8)
