@@ -34,7 +34,9 @@ class Board:
     key: PrivateKey
     settings: dict[str, Any]
     python: tuple[str, ...] = (sys.executable,)
+    module: tuple[str, ...] = ("edgekit.agent.main",)
     environment: dict[str, str] | None = None
+    model: str = MODEL
     process: subprocess.Popen[bytes] | None = None
     logs: list[Path] = field(default_factory=list)
 
@@ -44,7 +46,7 @@ class Board:
         self.logs.append(self.folder / f"log-{len(self.logs)}")
         with self.logs[-1].open("wb") as log:
             self.process = subprocess.Popen(
-                [*self.python, "-m", "edgekit.agent.main", "--config", str(config)],
+                [*self.python, "-m", *self.module, "--config", str(config)],
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
@@ -65,13 +67,13 @@ class Board:
         return found if self.process and found["pid"] == self.process.pid else {}
 
     def confirmed(self) -> bool:
-        return self.status().get("models", {}).get(MODEL, {}).get("phase") == "confirmed"
+        return self.status().get("models", {}).get(self.model, {}).get("phase") == "confirmed"
 
     def serves(self) -> str | None:
-        return self.status().get("models", {}).get(MODEL, {}).get("serves_sha256")
+        return self.status().get("models", {}).get(self.model, {}).get("serves_sha256")
 
-    def infer(self, sample: bytes, model: str = MODEL) -> dict[str, Any]:
-        url = f"{self.status()['http']}infer/{model}"
+    def infer(self, sample: bytes, model: str = "") -> dict[str, Any]:
+        url = f"{self.status()['http']}infer/{model or self.model}"
         request = urllib.request.Request(url, data=sample)  # noqa: S310 - the agent's own page
         with urllib.request.urlopen(request) as answer:  # noqa: S310
             return json.loads(answer.read())

@@ -57,10 +57,17 @@ _ANY_YEAR_BEFORE = 1_700_000_000  # a clock below was not set since power came o
 
 @dataclass(frozen=True)
 class Clocks:
-    """Where time comes from."""
+    """Where time comes from.
+
+    Attributes:
+        monotonic_s: Seconds that never jump.
+        unix_s: Unix time in seconds.
+        speed: How many of these seconds pass in one of the kernel's, by which we wait.
+    """
 
     monotonic_s: Callable[[], float] = time.monotonic
     unix_s: Callable[[], float] = time.time
+    speed: float = 1.0
 
     def now(self) -> Instant:
         """Return this moment by both clocks."""
@@ -152,8 +159,9 @@ class Agent:
         clock = self._clocks.monotonic_s
         next_tick = next_sample = clock()
         while True:
+            left_s = max(0.0, min(next_tick, next_sample) - clock())
             try:
-                item = self._events.get(timeout=max(0.0, next_tick - clock()))
+                item = self._events.get(timeout=left_s / self._clocks.speed)
             except queue.Empty:
                 item = ("", on.Tick())
             if item is None:
