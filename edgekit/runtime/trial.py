@@ -4,6 +4,8 @@ The rules, in the order in which they are applied:
 
 1. An order is taken if it has not expired, is not older than one that was taken before, and names a
    bundle that is not below the highest confirmed serial and has not failed here under this order.
+   The fleet's orders and those of the device's own settings are older or newer among themselves;
+   the fleet's go before what the settings named until then.
 2. A bundle is fetched, verified, and tested in a process of its own before it serves. Each of these
    may fail; then nothing has changed.
 3. It then serves on trial. It stands the trial when the trial's time is over and enough requests
@@ -103,11 +105,14 @@ def _bundle_event(state: State, event: Event) -> Step:  # noqa: PLR0911 - a tabl
             return state, ()
 
 
-def _order(state: State, order: Order, now: Instant) -> Step:
+def _order(state: State, order: Order, now: Instant) -> Step:  # noqa: PLR0911 - a line a case
     problem = _refusal(state, order, now)
     if problem is not None:
         return state, (Report("refused", order.sha256, problem),)
-    newest = replace(state, newest_expires_s=float(order.expires_s))
+    if order.is_local and _is_outdone(state, order):
+        return state, ()
+    taken = "newest_local_s" if order.is_local else "newest_expires_s"
+    newest = replace(state, **{taken: float(order.expires_s)})
     if state.order is not None and order.sha256 == state.order.sha256:
         if order == state.order:
             return state, ()
@@ -136,7 +141,7 @@ def _refusal(  # noqa: PLR0911 - one line a rule
         return "the clock is not set, so nobody can tell whether the order has expired"
     if now.unix_s >= order.expires_s:
         return "the order has expired"
-    if order.expires_s < state.newest_expires_s:
+    if order.expires_s < (state.newest_local_s if order.is_local else state.newest_expires_s):
         return "a newer order has been taken already"
     if order.serial < state.floor_serial:
         return f"serial {order.serial} is lower than {state.floor_serial}, which was confirmed here"
@@ -144,6 +149,21 @@ def _refusal(  # noqa: PLR0911 - one line a rule
     if failed is not None and order.expires_s <= failed.expires_s:
         return f"it failed here under this order: {failed.reason}"
     return None
+
+
+def _is_outdone(state: State, order: Order) -> bool:
+    """Tell whether the fleet has replaced a bundle that the device's own settings name.
+
+    Settings name the same file at every start; only a file that is newer says that somebody wants
+    it again.
+    """
+    current = state.order or state.confirmed
+    return (
+        order.expires_s == state.newest_local_s
+        and state.newest_expires_s > 0
+        and current is not None
+        and current.sha256 != order.sha256
+    )
 
 
 def _fetch_failed(state: State, order: Order, event: on.FetchFailed) -> Step:

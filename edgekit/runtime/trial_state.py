@@ -57,6 +57,11 @@ class Order:
     expires_s: float
     url: str = ""
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the device's own settings name the bundle, and no fleet."""
+        return not self.url
+
     @classmethod
     def of(cls, desired: Desired) -> Order:
         """Take over a fleet's order that :func:`~edgekit.wire.desired.open_desired` has checked."""
@@ -130,7 +135,9 @@ class State:
         saved_s: ``elapsed_s`` when the state was last kept.
         reason: Why the slot is in this phase, for people; empty where there is nothing to say.
         floor_serial: Highest serial that was ever confirmed: nothing below is taken.
-        newest_expires_s: Expiry of the newest order that was accepted; an older one is stale.
+        newest_expires_s: Expiry of the newest order of the fleet that was accepted; an older one is
+            stale.
+        newest_local_s: The same of the device's own orders.
         refused: What failed here.
     """
 
@@ -148,6 +155,7 @@ class State:
     reason: str = ""
     floor_serial: int = 0
     newest_expires_s: float = 0.0
+    newest_local_s: float = 0.0
     refused: tuple[Refusal, ...] = ()
 
     @property
@@ -192,6 +200,7 @@ class State:
             "reason": self.reason,
             "floor_serial": self.floor_serial,
             "newest_expires_s": self.newest_expires_s,
+            "newest_local_s": self.newest_local_s,
             "refused": [dict(vars(refusal)) for refusal in self.refused],
         }
         for name in ("confirmed", "previous", "order"):
@@ -236,6 +245,7 @@ def parse_state(document: Mapping[str, Json], where: str = "state.json") -> Stat
         reason=fields.text("reason", most=MAX_REASON),
         floor_serial=fields.integer("floor_serial"),
         newest_expires_s=fields.number("newest_expires_s", 0.0),
+        newest_local_s=_optional(fields, "newest_local_s") or 0.0,
         refused=tuple(_refusal(item) for item in fields.objects("refused", most=MAX_REFUSED)),
     )
     fields.close()

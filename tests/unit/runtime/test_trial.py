@@ -155,6 +155,23 @@ def test_an_order_older_than_the_last_one_is_stale():
     assert "newer order" in actions[0].reason
 
 
+def local(sha256: str, serial: int, expires_s: float) -> on.OrderReceived:
+    made = Order(f"local-{sha256[:12]}", sha256, serial, 1000, expires_s)
+    assert made.is_local
+    return on.OrderReceived(made)
+
+
+def test_a_fleet_replaces_what_the_settings_name_however_soon_its_order_expires():
+    named = local(A, 3, NOW.unix_s + 20 * 365 * 86_400)
+    state, _ = play(OLD, named)
+    assert state.confirmed.sha256 == A
+    state, actions = play(state, on.OrderReceived(order(B)))
+    assert state.phase is Phase.FETCHING, actions
+    assert play(state, named) == (state, []), "the next start names the same file again"
+    newer = local(C, 4, NOW.unix_s + 20 * 365 * 86_400 + 1)
+    assert play(state, newer)[0].order.sha256 == C, "somebody put another file there"
+
+
 def test_the_same_order_again_changes_nothing():
     state, _ = play(OLD, on.OrderReceived(order()))
     assert play(state, on.OrderReceived(order())) == (state, [])
