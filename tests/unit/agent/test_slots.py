@@ -1,6 +1,6 @@
 """Slots: what gets in, what stays, and what a crash or a full disk leaves.
 
-``make bench-slots`` runs all crash points; here is a sample of them.
+``make bench-agent_slots`` runs all crash points; here is a sample of them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A day of an agent in minutes: does it grow?
 
 Its clock runs 200 times as fast; everything else is real: process, model, mosquitto, requests,
-commands, and a broker that is killed every hour of that day. Writes docs/benchmarks/soak.json.
+commands, a broker that is killed every hour of that day. Writes docs/benchmarks/agent_soak.json.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ _SHOWN = 48
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--hours", type=float, default=24.0, help="of the agent's own time")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks" / "soak.json")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "docs" / "benchmarks" / "agent_soak.json"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as temporary:
         found = run(Path(temporary), options.hours)

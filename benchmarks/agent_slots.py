@@ -5,7 +5,7 @@ that hangs, crashes, is slow, fails its self-test. Its process is ended (os._exi
 and after every write, fsync, rename, unlink and folder operation, and in the middle of every write.
 Then the same with the power cut, where what was not synced is lost, kept or torn by chance. Each
 time the slots are opened again, checked, and have to take one more bundle all the way to confirmed.
-Writes docs/benchmarks/slots.json.
+Writes docs/benchmarks/agent_slots.json.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ LEAST_POINTS = 500
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5, help="Power cuts at each point.")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks" / "slots.json")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "docs" / "benchmarks" / "agent_slots.json"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as folder:
         base = Path(folder)

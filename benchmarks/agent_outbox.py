@@ -1,7 +1,7 @@
 """The outbox: a week at 1 Hz without a network, kill -9 at random moments, then a real broker.
 
-    python benchmarks/outbox.py                # 7 days, 1,000 kills; writes docs/benchmarks
-    python benchmarks/outbox.py --kills 50     # the short one
+    python benchmarks/agent_outbox.py                # 7 days, 1,000 kills; writes docs/benchmarks
+    python benchmarks/agent_outbox.py --kills 50     # the short one
 
 A device puts one sample a (simulated) second, an event a (simulated) hour, and is killed at random
 moments, half of them while it is offline. For the last tenth of the time it has a link to a real
@@ -302,7 +302,9 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--days", type=float, default=7.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks" / "outbox.json")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "docs" / "benchmarks" / "agent_outbox.json"
+    )
     options = parser.parse_args()
     if find_mosquitto() is None:
         print("error: mosquitto is not installed\n  hint: make system-packages", file=sys.stderr)
