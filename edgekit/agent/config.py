@@ -40,6 +40,8 @@ KEYS: Mapping[str, str] = {
     "http.host": "address to listen on, `127.0.0.1` by default",
     "http.port": "port, 8080 by default",
     "http.token_file": "file with the token that requests must carry; none by default",
+    "http.tls.cert_file": "certificate to serve HTTPS with, PEM; plain HTTP without `http.tls`",
+    "http.tls.key_file": "its private key, PEM",
     "broker.host": "MQTT broker; without `broker` the agent works alone",
     "broker.port": "port, 8883 with `tls`, else 1883",
     "broker.tls.ca_file": "authority of the broker's certificate, PEM; the system's by default",
@@ -52,10 +54,25 @@ KEYS: Mapping[str, str] = {
     "trial.duration_s": "seconds that a new bundle serves on trial at least, 600 by default",
     "trial.min_requests": "requests that it must have answered by then, 20 by default",
     "trial.max_duration_s": "seconds after which a trial with fewer requests is given up, 3600",
+    "capture.allowed": "whether the fleet may ask for raw inputs, `false` by default: see MQTT",
+    "capture.max_mib": "MiB that captured inputs may take on this device, 64 by default",
+    "mappings.home_assistant.prefix": "Home Assistant's prefix, `homeassistant` by default",
+    "mappings.home_assistant.period_s": "seconds from one set of values to the next, 10 by default",
+    "mappings.sparkplug.group": "Sparkplug group, the fleet's name by default",
+    "mappings.sparkplug.node": "Sparkplug edge node, the device's name by default",
+    "mappings.sparkplug.period_s": "seconds from one NDATA to the next, 10 by default",
     "bundles": "bundles on this device that are to serve; the fleet's orders come beside them",
     "flows": "inputs and outputs: see serving",
     "pipelines": "pipelines of several models: see serving",
 }
+
+
+@dataclass(frozen=True)
+class HttpTls:
+    """Files of HTTPS, PEM each."""
+
+    certificate: Path
+    key: Path
 
 
 @dataclass(frozen=True)
@@ -65,6 +82,7 @@ class Http:
     host: str = "127.0.0.1"
     port: int = 8080
     token: str | None = field(default=None, repr=False)
+    tls: HttpTls | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +92,31 @@ class Tls:
     ca: Path | None
     certificate: Path | None
     key: Path | None
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Whether raw inputs may be captured, and how much of them the device keeps."""
+
+    allowed: bool = False
+    max_bytes: int = 64 << 20
+
+
+@dataclass(frozen=True)
+class HomeAssistantSettings:
+    """How the device shows itself to Home Assistant."""
+
+    prefix: str = "homeassistant"
+    period_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class SparkplugSettings:
+    """How the device shows itself as a Sparkplug B edge node."""
+
+    group: str
+    node: str
+    period_s: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -110,6 +153,9 @@ class Config:
     period_s: float = 1.0
     outbox_bytes: int = 64 << 20
     trial: TrialRules = DEFAULT_RULES
+    capture: Capture = Capture()
+    home_assistant: HomeAssistantSettings | None = None
+    sparkplug: SparkplugSettings | None = None
     bundles: tuple[Path, ...] = ()
     flows: tuple[FlowSettings, ...] = ()
     pipelines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -145,9 +191,11 @@ def load_config(path: Path) -> Config:
 def _read(fields: Fields, folder: Path) -> Config:
     fields.choice("schema", (SCHEMA,))
     keys = fields.array("trusted_keys", most=MAX_KEYS)
+    fleet = check_name(fields.text("fleet"), "fleet")
+    device = check_name(fields.text("device"), "device")
     return Config(
-        fleet=check_name(fields.text("fleet"), "fleet"),
-        device=check_name(fields.text("device"), "device"),
+        fleet=fleet,
+        device=device,
         target=fields.text("target"),
         state_dir=_path(folder, fields.text("state_dir")),
         trusted_keys=tuple(_key(index, text) for index, text in enumerate(keys)),
@@ -155,6 +203,8 @@ def _read(fields: Fields, folder: Path) -> Config:
         broker=_broker(fields, folder),
         **_telemetry(fields),
         trial=_trial(fields),
+        capture=_capture(fields),
+        **_mappings(fields, fleet, device),
         bundles=tuple(
             _path(folder, str(name))
             for name in (fields.array("bundles") if fields.has("bundles") else ())
@@ -177,8 +227,13 @@ def _http(fields: Fields, folder: Path) -> Http:
     host = own.text("host") if own.has("host") else Http.host
     port = own.integer("port", 0, 65535) if own.has("port") else Http.port
     token = _secret(own, "token_file", folder)
+    tls = None
+    if _given(own, "tls"):
+        files = own.object("tls")
+        tls = HttpTls(*(_path(folder, files.text(name)) for name in ("cert_file", "key_file")))
+        files.close()
     own.close()
-    return Http(host, port, token)
+    return Http(host, port, token, tls)
 
 
 def _broker(fields: Fields, folder: Path) -> Broker | None:
@@ -231,6 +286,43 @@ def _trial(fields: Fields) -> TrialRules:
         given["min_requests"] = own.integer("min_requests", 0, 1_000_000)
     own.close()
     return replace(DEFAULT_RULES, **given)
+
+
+def _capture(fields: Fields) -> Capture:
+    if not _given(fields, "capture"):
+        return Capture()
+    own = fields.object("capture")
+    allowed = own.boolean("allowed") if own.has("allowed") else False
+    most_mib = own.number("max_mib", 0.1, 65_536) if own.has("max_mib") else 64.0
+    own.close()
+    return Capture(allowed, int(most_mib * 2**20))
+
+
+def _mappings(fields: Fields, fleet: str, device: str) -> dict[str, Any]:
+    if not _given(fields, "mappings"):
+        return {}
+    own, found = fields.object("mappings"), dict[str, Any]()
+    if _given(own, "home_assistant"):
+        given = own.object("home_assistant")
+        prefix = check_name(given.text("prefix"), "prefix") if given.has("prefix") else None
+        found["home_assistant"] = HomeAssistantSettings(
+            prefix or HomeAssistantSettings.prefix, _period_s(given)
+        )
+        given.close()
+    if _given(own, "sparkplug"):
+        given = own.object("sparkplug")
+        names = [
+            check_name(given.text(key), key) if given.has(key) else default
+            for key, default in (("group", fleet), ("node", device))
+        ]
+        found["sparkplug"] = SparkplugSettings(names[0], names[1], _period_s(given))
+        given.close()
+    own.close()
+    return found
+
+
+def _period_s(fields: Fields) -> float:
+    return fields.number("period_s", 0.1, 86_400) if fields.has("period_s") else 10.0
 
 
 def _flow(fields: Fields) -> FlowSettings:

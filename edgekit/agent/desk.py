@@ -146,12 +146,17 @@ class Desk:
         )
 
     def commands(
-        self, models: Models, slots: Slots, status: Callable[[], dict[str, Json]]
+        self,
+        models: Models,
+        slots: Slots,
+        status: Callable[[], dict[str, Json]],
+        capture: Handler,
     ) -> dict[str, Handler]:
         """Return what the fleet may ask for, by name."""
         return {
             "status": lambda _args: status(),
             "log-level": _set_level,
+            "capture": capture,
             "benchmark": lambda args: self._benchmark(models, slots, args),
             "models": lambda _args: {
                 name: {"bundle_sha256": s.sha256, "serial": s.serial}

@@ -71,6 +71,7 @@ class Engine:
         self._lock = threading.Lock()
         self._lanes: dict[str, Lane] = {}
         self._counters: dict[str, Counters] = {}
+        self._taps: dict[str, Callable[[bytes], None]] = {}
 
     def load(
         self,
@@ -197,6 +198,30 @@ class Engine:
         """
         return self._lane(name).last
 
+    def last_class(self, name: str) -> str | None:
+        """Return the label of a model's last answer; None where it has none, or is not served."""
+        lane = self._lanes.get(name)
+        last = lane.last if lane is not None else None
+        if last is None:
+            return None
+        best = next(iter(last.prediction.get("top") or last.prediction.get("boxes") or ()), None)
+        if best is None:
+            return None
+        index = best.get("index")
+        return str(best.get("label") or "") or (None if index is None else f"class {index}")
+
+    def tap(self, name: str, tap: Callable[[bytes], None] | None) -> None:
+        """Show the coming samples of a model to somebody, before they are worked on.
+
+        Args:
+            name: Of the model.
+            tap: Gets each sample and returns at once; None ends it.
+        """
+        if tap is None:
+            self._taps.pop(name, None)
+        else:
+            self._taps[name] = tap
+
     def submit(
         self,
         name: str,
@@ -228,6 +253,9 @@ class Engine:
             UnknownModelError: No model of that name.
             BusyError: The queue is full and the policy is to reject.
         """
+        tap = self._taps.get(name)
+        if tap is not None and sample is not None:
+            tap(sample)
         while True:
             lane = self._lane(name)
             allowed_s = min(deadline_s or lane.limits.deadline_s, lane.limits.deadline_s)

@@ -14,11 +14,12 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from edgekit.agent.commands import Commands, Handler, failed
 from edgekit.agent.inbox import MAX_PACKET_BYTES, Inbox, Receivers
+from edgekit.agent.mappings import Publication
 from edgekit.agent.outbox import Outbox
 from edgekit.agent.session import Address, Protocol, Session
 from edgekit.agent.window import Pace, Window
@@ -108,6 +109,7 @@ class Link:
         commands: Name to what does it; ``ping`` is there already. Run one after the other.
         on_desired: Gets the bytes of each order, neither checked nor always new; returns at once.
         inputs: Pipeline to what takes its payloads; returns at once.
+        mapping: Says what else is due; told whether the connection has just been made.
         pace: How the outbox is emptied.
         backoff: How long to wait between attempts.
         clocks: Where time and chance come from.
@@ -122,6 +124,7 @@ class Link:
         commands: Mapping[str, Handler] | None = None,
         on_desired: Callable[[bytes], object] = lambda _payload: None,
         inputs: Mapping[str, Callable[[bytes], object]] | None = None,
+        mapping: Callable[[bool], Iterable[Publication]] | None = None,
         pace: Pace | None = None,
         backoff: Backoff | None = None,
         clocks: Clocks | None = None,
@@ -133,6 +136,7 @@ class Link:
         self._clocks = clocks or Clocks()
         self._commands = Commands(commands or {})
         self._inputs = dict(inputs or {})
+        self._mapping = mapping
         self._window = Window(outbox, pace or Pace(), self._clocks.random)
         receivers = Receivers(self._window.acknowledge, self._command, on_desired, self._inputs)
         self._inbox = Inbox(address.fleet, address.device, receivers)
@@ -249,6 +253,7 @@ class Link:
         session.publish(self._topic("state"), state.to_bytes(), retain=True)
         session.publish(self._topic("hello"), self._hello().to_bytes(), retain=True)
         self._report_due = self._reported is not None
+        self._publish_mapped(session, fresh=True)
         self._window.restart(now_s)
         connections = self._status.connections + 1
         self._status = LinkStatus(True, session.protocol, connections=connections)
@@ -267,9 +272,15 @@ class Link:
         while self._outputs and not session.problem:
             place, payload = self._outputs.popleft()
             session.publish(place, payload, qos=0)
+        self._publish_mapped(session, fresh=False)
         batch = None if session.problem else self._window.next_payload(now_s)
         if batch is not None:
             session.publish(self._topic("telemetry"), batch)
+
+    def _publish_mapped(self, session: Session, *, fresh: bool) -> None:
+        for due in self._mapping(fresh) if self._mapping is not None else ():
+            if not session.problem:
+                session.publish(due.topic, due.payload, qos=due.qos, retain=due.retain)
 
     def _ended(self, session: Session, attempt: int) -> None:
         was = self._status

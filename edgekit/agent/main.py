@@ -17,9 +17,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -38,7 +39,7 @@ from edgekit.agent.outbox import Outbox
 from edgekit.agent.selftest import SelfTestSettings
 from edgekit.agent.serve.server import HttpServer, HttpSettings
 from edgekit.agent.serving import Models
-from edgekit.agent.session import Address, Tls
+from edgekit.agent.session import Address, Protocol, Tls
 from edgekit.agent.signatures import apart
 from edgekit.agent.slots import Trust, open_slots
 from edgekit.agent.status import status_document, write_status
@@ -48,6 +49,9 @@ from edgekit.runtime.trial_events import Event, Instant
 from edgekit.wire.canonical import Json
 from edgekit.wire.errors import EdgekitError
 from edgekit.wire.messages import Hello
+
+if TYPE_CHECKING:
+    from edgekit.agent.mappings.chosen import Mappings
 
 log = logging.getLogger(__name__)
 
@@ -115,10 +119,11 @@ class Agent:
             self.slots, self.models, config.trusted_keys, self.post, self.desk.tell, where
         )
         self.lifecycle = Lifecycle(self.slots, self.hands, self._clocks.now, config.trial)
+        self._mappings: Mappings | None = None
         self.link = self._make_link()
         self.http = HttpServer(
             self.engine,
-            HttpSettings(config.http.host, config.http.port, config.http.token),
+            HttpSettings(**vars(config.http)),
             healthy=lambda: not self._threads.stop.is_set(),
         )
         self.collector = Collector(
@@ -143,6 +148,8 @@ class Agent:
         """Do everything until :meth:`stop`."""
         if self.link is not None:
             self.link.start()
+        if self._mappings is not None:
+            self._mappings.start()
         self.http.start()
         log.info("edgekit %s serves %s", __version__, self.http.url)
         self.lifecycle.start()
@@ -175,7 +182,10 @@ class Agent:
                 self._tick()
             if now >= next_sample:
                 next_sample = now + self.config.period_s
-                self.outbox.put("sample", self.collector.sample())
+                sample = self.collector.sample()
+                self.outbox.put("sample", sample)
+                if self._mappings is not None:
+                    self._mappings.take(sample)
 
     def _tick(self) -> None:
         ticks = {
@@ -223,6 +233,8 @@ class Agent:
         self.lifecycle.stop()
         self.http.stop()
         self.engine.close()
+        if self._mappings is not None:
+            self._mappings.stop()
         if self.link is not None:
             self.link.stop()
         self.outbox.close()
@@ -251,11 +263,7 @@ class Agent:
         broker = self.config.broker
         if broker is None:
             return None
-        tls = (
-            None
-            if broker.tls is None
-            else Tls(broker.tls.ca, broker.tls.certificate, broker.tls.key)
-        )
+        tls = None if broker.tls is None else Tls(**vars(broker.tls))
         address = Address(
             broker.host,
             broker.port,
@@ -265,15 +273,36 @@ class Agent:
             broker.password,
             tls,
         )
+        self._mappings = self._make_mappings(address)
         link = Link(
             address,
             self.outbox,
             hello=self._hello,
-            commands=self.desk.commands(self.models, self.slots, self.status),
+            commands=self.desk.commands(self.models, self.slots, self.status, self._capture),
             on_desired=self.desk.desired,
+            mapping=self._mappings.publications if self._mappings is not None else None,
         )
         self.desk.reports_to(link.report)
         return link
+
+    def _make_mappings(self, address: Address) -> Mappings | None:
+        if self.config.home_assistant is None and self.config.sparkplug is None:
+            return None
+        from edgekit.agent.mappings.chosen import Mappings
+
+        def protocol() -> Protocol | None:
+            return self.link.status.protocol if self.link is not None else None
+
+        return Mappings(self.config, address, self.engine.last_class, protocol, self._clocks)
+
+    def _capture(self, args: Mapping[str, Json]) -> Json:
+        from edgekit.agent.capture import FOLDER, Captures
+
+        assert self.link is not None  # noqa: S101 - commands come over it
+        folder, publish = self.config.state_dir / FOLDER, self.link.publish_output
+        return Captures(self.config.capture, folder, self.engine, publish, self._clocks.unix_s).run(
+            args
+        )
 
     def _hello(self) -> Hello:
         return Hello(

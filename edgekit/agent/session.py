@@ -108,6 +108,8 @@ class Session:
         will: Topic and payload that the broker publishes, retained, when the connection is lost.
         subscriptions: Filter and QoS.
         receive: Gets topic, payload and whether it was retained; must not raise.
+        role: Tells this connection from the device's others; empty for the agent's own.
+        retain: Whether the broker keeps the will and what :meth:`close` says last.
 
     Attributes:
         accepted: Whether the broker has taken the connection.
@@ -123,7 +125,11 @@ class Session:
         will: tuple[str, bytes],
         subscriptions: list[tuple[str, int]],
         receive: Receive,
+        *,
+        role: str = "",
+        retain: bool = True,
     ) -> None:
+        self._retain = retain
         self._address = address
         self._subscriptions = subscriptions
         self._receive = receive
@@ -135,14 +141,14 @@ class Session:
         five = protocol == "5"
         self._client = client = _Client(
             CallbackAPIVersion.VERSION2,
-            client_id=f"edgekit-{address.fleet}-{address.device}",
+            client_id=f"edgekit-{address.fleet}-{address.device}{f'-{role}' if role else ''}",
             clean_session=None if five else True,
             protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
             reconnect_on_failure=False,
         )
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.max_queued_messages_set(MAX_UNCONFIRMED)
-        client.will_set(will[0], will[1], qos=1, retain=True)
+        client.will_set(will[0], will[1], qos=1, retain=retain)
         if address.username is not None:
             client.username_pw_set(address.username, address.password)
         client.on_connect = self._on_connect
@@ -197,11 +203,11 @@ class Session:
         """End the connection.
 
         Args:
-            last: Topic and payload to publish retained before; the will is then not published.
+            last: Topic and payload to publish before; the will is then not published.
             patience_s: Waits this long for the broker to confirm it.
         """
         if last is not None and self.ready and not self.problem:
-            info = self._client.publish(*last, qos=1, retain=True)
+            info = self._client.publish(*last, qos=1, retain=self._retain)
             left = round(patience_s / 0.05)
             while not info.is_published() and left and self.step(0.05):
                 left -= 1

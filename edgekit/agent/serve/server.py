@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import cast
 
 from uvicorn.server import ServerState
 
+from edgekit.agent.config import HttpTls
 from edgekit.agent.engine import Engine
 from edgekit.agent.serve.api import Api
 from edgekit.agent.serve.asgi import App, BodyLimits
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _SWEEP_S = 1.0
 _BACKLOG = 128
+_HANDSHAKE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class HttpSettings:
         token: Bearer token that requests must carry; None asks for none.
         body: Limits of bodies.
         patience: Timeouts and the number of connections.
+        tls: Certificate and key for HTTPS; plain HTTP without.
     """
 
     host: str = "127.0.0.1"
@@ -47,6 +51,7 @@ class HttpSettings:
     token: str | None = None
     body: BodyLimits = field(default_factory=BodyLimits)
     patience: Patience = field(default_factory=Patience)
+    tls: HttpTls | None = None
 
 
 class HttpServer:
@@ -83,14 +88,16 @@ class HttpServer:
     def url(self) -> str:
         """Address of the page."""
         host = self.settings.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
+        scheme = "http" if self.settings.tls is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
     def start(self) -> None:
         """Listen; requests are answered from here on.
 
         Raises:
-            ConfigError: The address cannot be taken.
+            ConfigError: The address cannot be taken, or the certificate or its key cannot be read.
         """
+        context = _context(self.settings.tls) if self.settings.tls is not None else None
         listening = _listen(self.settings.host, self.settings.port)
         self.port = listening.getsockname()[1]
         if self.settings.token is None and not _is_loopback(self.settings.host):
@@ -99,7 +106,9 @@ class HttpServer:
             )
         started = threading.Event()
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(listening, started)), name="http", daemon=True
+            target=lambda: asyncio.run(self._serve(listening, started, context)),
+            name="http",
+            daemon=True,
         )
         self._thread.start()
         started.wait()
@@ -118,7 +127,9 @@ class HttpServer:
         self._thread.join()
         self._thread = self._loop = None
 
-    async def _serve(self, listening: socket.socket, started: threading.Event) -> None:
+    async def _serve(
+        self, listening: socket.socket, started: threading.Event, context: ssl.SSLContext | None
+    ) -> None:
         loop = self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         patience = self.settings.patience
@@ -127,6 +138,8 @@ class HttpServer:
             lambda: Connection(config, self._state, patience, loop, self._watch),
             sock=listening,
             backlog=_BACKLOG,
+            ssl=context,
+            ssl_handshake_timeout=_HANDSHAKE_S if context is not None else None,
         )
         started.set()
         await self._stopping.wait()
@@ -159,6 +172,21 @@ class HttpServer:
         self._sweeping = bool(connections)
         if connections:
             loop.call_later(_SWEEP_S, self._sweep, loop)
+
+
+def _context(tls: HttpTls) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        # No passphrase is asked for at the terminal of a service.
+        context.load_cert_chain(tls.certificate, tls.key, password=lambda: "")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"HTTPS cannot be served: {error}",
+            hint="http.tls.cert_file and http.tls.key_file are PEM files that belong together",
+            where=str(tls.certificate),
+        ) from error
+    return context
 
 
 def _is_loopback(host: str) -> bool:

@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from edgekit.agent.config import KEYS, load_config
+from edgekit.agent.config import (
+    KEYS,
+    Capture,
+    HomeAssistantSettings,
+    HttpTls,
+    SparkplugSettings,
+    load_config,
+)
 from edgekit.wire.errors import ConfigError
 from edgekit.wire.signing import generate_key
 
@@ -21,7 +28,12 @@ FULL: dict[str, Any] = {
     "target": "rpi5",
     "state_dir": "state",
     "trusted_keys": [PEM],
-    "http": {"host": "127.0.0.1", "port": 8081, "token_file": "token"},
+    "http": {
+        "host": "127.0.0.1",
+        "port": 8081,
+        "token_file": "token",
+        "tls": {"cert_file": "http.pem", "key_file": "http.key"},
+    },
     "broker": {
         "host": "broker.lan",
         "port": 8884,
@@ -31,6 +43,11 @@ FULL: dict[str, Any] = {
     },
     "telemetry": {"period_s": 5, "outbox_mib": 8},
     "trial": {"duration_s": 60, "min_requests": 5, "max_duration_s": 120},
+    "capture": {"allowed": True, "max_mib": 8},
+    "mappings": {
+        "home_assistant": {"prefix": "ha", "period_s": 30},
+        "sparkplug": {"group": "plant-7", "node": "line-2", "period_s": 5},
+    },
     "bundles": ["a.ekb"],
     "flows": [{"input": {"kind": "stdin"}, "model": "m", "outputs": [{"kind": "file"}]}],
     "pipelines": {"ocr": {"steps": [{"model": "det"}]}},
@@ -63,6 +80,18 @@ def test_the_documented_keys_are_all_there_is():
     assert keys_of(FULL) == set(KEYS)
 
 
+def test_mappings_and_captures_are_off_and_have_defaults(load):
+    plain = {key: FULL[key] for key in NEEDED}
+    config = load(plain)
+    assert config.home_assistant is None
+    assert config.sparkplug is None
+    assert not config.capture.allowed
+    assert not load(plain | {"capture": {}}).capture.allowed
+    config = load(plain | {"mappings": {"home_assistant": {}, "sparkplug": {}}})
+    assert config.home_assistant == HomeAssistantSettings("homeassistant", 10.0)
+    assert config.sparkplug == SparkplugSettings(FULL["fleet"], FULL["device"], 10.0)
+
+
 def test_everything_is_read(load, tmp_path):
     config = load(FULL)
     assert config.state_dir == tmp_path / "state"
@@ -72,6 +101,10 @@ def test_everything_is_read(load, tmp_path):
     assert config.broker.tls.key == tmp_path / "key.pem"
     assert (config.period_s, config.outbox_bytes) == (5.0, 8 << 20)
     assert (config.trial.duration_s, config.trial.min_requests) == (60.0, 5)
+    assert config.http.tls == HttpTls(tmp_path / "http.pem", tmp_path / "http.key")
+    assert config.capture == Capture(allowed=True, max_bytes=8 << 20)
+    assert config.home_assistant == HomeAssistantSettings("ha", 30.0)
+    assert config.sparkplug == SparkplugSettings("plant-7", "line-2", 5.0)
     assert config.bundles == (tmp_path / "a.ekb",)
     assert config.flows[0].source == {"kind": "stdin"}
     assert set(config.pipelines) == {"ocr"}

@@ -1,0 +1,178 @@
+"""Home Assistant: the device and its models appear there by themselves.
+
+One retained message says what there is (device discovery, from Home Assistant 2024.11 on); one that
+is not retained brings all values each period. Whether the device is there, Home Assistant reads
+from its ``state``. Format: https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from edgekit.agent.config import HomeAssistantSettings
+from edgekit.agent.mappings import Publication
+from edgekit.agent.mappings.readings import Readings, Scalar
+from edgekit.wire.topics import topic
+
+_Values = Mapping[str, Mapping[str, Scalar]]
+
+# What a value is: platform, name, and what Home Assistant should know of it.
+_BYTES = {"device_class": "data_size", "unit_of_measurement": "B", "state_class": "measurement"}
+_PROBLEM = {"device_class": "problem", "payload_on": "True", "payload_off": "False"}
+_VITALS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
+    "cpu_share": ("sensor", "CPU", {"unit_of_measurement": "%", "state_class": "measurement"}),
+    "temp_c": (
+        "sensor",
+        "Temperature",
+        {
+            "device_class": "temperature",
+            "unit_of_measurement": "°C",
+            "state_class": "measurement",
+        },
+    ),
+    "clock_mhz": (
+        "sensor",
+        "Clock",
+        {"device_class": "frequency", "unit_of_measurement": "MHz", "state_class": "measurement"},
+    ),
+    "memory_available_bytes": ("sensor", "Memory available", _BYTES),
+    "disk_free_bytes": ("sensor", "Disk free", _BYTES),
+    "rss_bytes": ("sensor", "Memory of the agent", _BYTES),
+    "uptime_s": (
+        "sensor",
+        "Uptime",
+        {"device_class": "duration", "unit_of_measurement": "s", "state_class": "measurement"},
+    ),
+    "under_voltage": ("binary_sensor", "Under-voltage", _PROBLEM),
+    "throttled": ("binary_sensor", "Throttled", _PROBLEM),
+}
+_MODELS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "requests": ("requests", {"state_class": "total_increasing"}),
+    "errors": ("errors", {"state_class": "total_increasing"}),
+    "p95_ms": (
+        "latency p95",
+        {"device_class": "duration", "unit_of_measurement": "ms", "state_class": "measurement"},
+    ),
+    "last_class": ("last class", {}),
+}
+
+
+class HomeAssistant:
+    """What is to be published for Home Assistant.
+
+    Args:
+        settings: Its part of the settings.
+        device: Fleet and name of the device.
+        about: Version of the agent and target.
+        readings: What there is to show.
+        monotonic_s: Seconds that never jump.
+    """
+
+    def __init__(
+        self,
+        settings: HomeAssistantSettings,
+        device: tuple[str, str],
+        about: tuple[str, str],
+        readings: Readings,
+        monotonic_s: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._device = device
+        self._about = about
+        self._readings = readings
+        self._monotonic_s = monotonic_s
+        self._known: dict[str, dict[str, Any]] = {}
+        self._next_s = 0.0
+        self._place = f"{settings.prefix}/device/{'/'.join(map(_plain, device))}"
+
+    def publications(self, *, fresh: bool) -> list[Publication]:
+        """Return what is due.
+
+        Args:
+            fresh: Whether the connection has just been made.
+        """
+        now_s = self._monotonic_s()
+        if not fresh and now_s < self._next_s:
+            return []
+        self._next_s = now_s + self._settings.period_s
+        values = self._readings.values()
+        due = []
+        if self._learn(values) or fresh:
+            config = json.dumps(self._config(), ensure_ascii=False, sort_keys=True)
+            due.append(Publication(f"{self._place}/config", config.encode(), 1, retain=True))
+        if any(values.values()):
+            due.append(Publication(f"{self._place}/values", json.dumps(_shown(values)).encode()))
+        return due
+
+    def _learn(self, values: _Values) -> bool:
+        """Take in what there is now; returns whether Home Assistant must be told."""
+        now = _components(values, f"edgekit/{'/'.join(self._device)}")
+        # A vital may be absent for once; a model that is gone is gone. A component of which only
+        # the platform is left is taken away there.
+        gone = {
+            key: known if key in _VITALS else {"platform": known["platform"]}
+            for key, known in self._known.items()
+            if key not in now
+        }
+        before, self._known = self._known, now | gone
+        return before != self._known
+
+    def _config(self) -> dict[str, Any]:
+        fleet, device = self._device
+        version, target = self._about
+        return {
+            "device": {
+                "identifiers": [f"edgekit/{fleet}/{device}"],
+                "name": device,
+                "manufacturer": "edgekit",
+                "model": target,
+                "sw_version": version,
+            },
+            "origin": {"name": "edgekit", "sw_version": version},
+            "availability_topic": topic(fleet, device, "state"),
+            "availability_template": "{{ value_json.status }}",
+            "payload_available": "online",
+            "payload_not_available": "offline",
+            "state_topic": f"{self._place}/values",
+            "components": self._known,
+        }
+
+
+def _components(values: _Values, device: str) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for key in values[""]:
+        platform, name, facts = _VITALS[key]
+        found[key] = {
+            "platform": platform,
+            "name": name,
+            "unique_id": f"{device}/{key}",
+            "value_template": f"{{{{ value_json.vitals.{key} | default('None') }}}}",
+            "entity_category": "diagnostic",
+            **facts,
+        }
+    for model in values:
+        for key, (name, facts) in _MODELS.items() if model else ():
+            # Home Assistant reads "None" as not known: no latency before the first request.
+            template = f"{{{{ value_json.models[{json.dumps(model)}].{key} | default('None') }}}}"
+            found[f"{_plain(model)}-{key}"] = {
+                "platform": "sensor",
+                "name": f"{model} {name}",
+                "unique_id": f"{device}/{model}/{key}",
+                "value_template": template,
+                **facts,
+            }
+    return found
+
+
+def _plain(name: str) -> str:
+    """Return a name as Home Assistant's ids take it: no dot may stand there, no capital here."""
+    return name.replace(".", "D")
+
+
+def _shown(values: _Values) -> dict[str, Any]:
+    vitals = dict(values[""])
+    if "cpu_share" in vitals:
+        vitals["cpu_share"] = round(100 * float(vitals["cpu_share"]), 1)
+    return {"vitals": vitals, "models": {name: values[name] for name in values if name}}

@@ -1,0 +1,105 @@
+"""Home Assistant: what is announced, what is taken away, and what the values look like."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from edgekit.agent.config import HomeAssistantSettings
+from edgekit.agent.mappings.home_assistant import HomeAssistant
+from edgekit.agent.mappings.readings import VITALS, Readings
+from edgekit.runtime.sketches import LatencyHistogram
+
+
+def sample(*models: str, **vitals: Any) -> dict[str, Any]:
+    latency = LatencyHistogram()
+    for ms in (10.0, 20.0, 30.0):
+        latency.add(ms)
+    said = {"requests": 3, "errors": 1, "latency_ms": latency.to_json()}
+    return {"vitals": {"cpu_share": 0.25} | vitals, "models": dict.fromkeys(models, said)}
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def made(device: tuple[str, str] = ("lab", "board-1")) -> tuple[HomeAssistant, Readings, Clock]:
+    readings, clock = Readings({"pets": "cat"}.get), Clock()
+    about = ("0.1.0", "rpi5")
+    return HomeAssistant(HomeAssistantSettings(), device, about, readings, clock), readings, clock
+
+
+def test_one_retained_message_announces_everything() -> None:
+    mapping, readings, _ = made()
+    readings.take(sample("pets", temp_c=61.8, throttled=False, network_errors_per_s=0))
+    config, values = mapping.publications(fresh=True)
+    assert (config.topic, config.retain) == ("homeassistant/device/lab/board-1/config", True)
+    told = json.loads(config.payload)
+    # What Home Assistant demands of a device's discovery.
+    assert told["device"]["identifiers"]
+    assert told["origin"]["name"]
+    components = told["components"]
+    assert all(c["platform"] and c["unique_id"] for c in components.values())
+    assert len({c["unique_id"] for c in components.values()}) == len(components)
+    assert {"cpu_share", "temp_c", "throttled", "pets-p95_ms"} <= set(components)
+    assert "clock_mhz" not in components, "it was not measured"
+    assert told["availability_topic"] == "edgekit/1/lab/board-1/state"
+    assert told["state_topic"] == values.topic
+    assert not values.retain
+    shown = json.loads(values.payload)
+    assert shown["vitals"] == {"cpu_share": 25.0, "temp_c": 61.8, "throttled": False}
+    pets = shown["models"]["pets"]
+    assert (pets["requests"], pets["errors"], pets["last_class"]) == (3, 1, "cat")
+    assert 19 < pets["p95_ms"] < 31
+
+
+def test_every_template_names_a_value_that_is_sent() -> None:
+    mapping, readings, _ = made()
+    readings.take(sample("pets", **dict.fromkeys(VITALS, 1)))
+    config, values = mapping.publications(fresh=True)
+    shown = json.loads(values.payload)
+    components = json.loads(config.payload)["components"]
+    assert len(components) == len(VITALS) + 4
+    for component in components.values():
+        template = component["value_template"]
+        path = re.fullmatch(r"\{\{ value_json([^|]*?)( \| default\('None'\))? \}\}", template)
+        assert path, template
+        found = shown
+        for part in re.findall(r'\["([^"]+)"\]|\.(\w+)', path[1]):
+            found = found[part[0] or part[1]]
+
+
+def test_totals_grow_and_the_announcement_is_not_repeated() -> None:
+    mapping, readings, clock = made()
+    readings.take(sample("pets"))
+    mapping.publications(fresh=True)
+    readings.take(sample("pets"))
+    assert mapping.publications(fresh=False) == []
+    clock.now_s += 10
+    (values,) = mapping.publications(fresh=False)
+    assert json.loads(values.payload)["models"]["pets"]["requests"] == 6
+
+
+def test_a_model_that_is_gone_is_taken_away_and_a_vital_is_not() -> None:
+    mapping, readings, clock = made()
+    readings.take(sample("pets", temp_c=50.0))
+    mapping.publications(fresh=True)
+    clock.now_s += 10
+    readings.take(sample())
+    config, _ = mapping.publications(fresh=False)
+    components = json.loads(config.payload)["components"]
+    assert components["pets-requests"] == {"platform": "sensor"}
+    assert components["temp_c"]["name"] == "Temperature"
+
+
+def test_names_with_dots_make_ids_that_home_assistant_takes() -> None:
+    one, *_ = made(("lab", "cam.1"))
+    (config,) = one.publications(fresh=True)
+    place = re.fullmatch(r"homeassistant/device/([\w-]+)/([\w-]+)/config", config.topic, re.ASCII)
+    assert place is not None
+    other, *_ = made(("lab", "cam-1"))
+    assert other.publications(fresh=True)[0].topic != config.topic
