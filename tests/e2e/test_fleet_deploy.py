@@ -13,18 +13,11 @@ from typing import Any
 import pytest
 import uvicorn
 
-from edgekit.fleet.bundles import (
-    BundleApp,
-    Offer,
-    bundle_path,
-    bundle_url,
-    put_bundle,
-    read_offer,
-)
-from edgekit.fleet.dispatch import Dispatch, Report, Wish
-from edgekit.fleet.order_store import Orders
+from edgekit.fleet.bundles import BundleApp
+from edgekit.fleet.dispatch import Report
+from edgekit.fleet.office import Known, Office, Place
 from edgekit.fleet.orders import Rollout
-from edgekit.fleet.publisher import BrokerAddress, publish
+from edgekit.fleet.publisher import BrokerAddress
 from edgekit.toolchain.pack import write_bundle
 from edgekit.wire.signing import generate_key
 
@@ -71,17 +64,14 @@ class Fleet:
         self.bundles = folder / "bundles"
         self.web = Web(self.bundles)
         self.engine = make_engine(folder)
-        self.orders = Orders(self.engine, self._reports)
         self._receiver = receiver
         self._signer = signer
-        address = BrokerAddress("127.0.0.1", broker.port)
-        self.dispatch = Dispatch(
-            FLEET,
-            self.key,
-            self.orders,
-            lambda messages: publish(address, messages),
-            self._offer,
-            lambda sha256: bundle_url(self.web.base, sha256),
+        broker_address = BrokerAddress("127.0.0.1", broker.port)
+        self.office = Office(
+            Place(FLEET, self.bundles, self.web.base, broker_address, self.key),
+            self.engine,
+            self._reports,
+            lambda: {DEVICE: Known({"site": "roof"}, online=True)},
         )
 
     def _reports(self, _devices: Sequence[str]) -> dict[str, Report]:
@@ -102,20 +92,21 @@ class Fleet:
             )
         }
 
-    def _offer(self, sha256: str) -> Offer | None:
-        path = bundle_path(self.bundles, sha256)
-        return read_offer(path, None) if path.exists() else None
-
     def deploy(self, path: Path, lifetime_s: float = 3600.0) -> str:
-        offer = put_bundle(self.bundles, path, [self._signer.public])
-        wish = Wish(offer, bundle_url(self.web.base, offer.sha256), [DEVICE], lifetime_s)
-        return self.dispatch.give(wish, time.time(), f"{time.time_ns() % 65536:04x}").order_id
+        devices = self.office.choose({"site": "roof"}, [])
+        rollout = self.office.give(
+            path,
+            [self._signer.public],
+            devices,
+            lifetime_s,
+            now_s=time.time(),
+            token=f"{time.time_ns() % 65536:04x}",
+        )
+        return rollout.order_id
 
     def rollout(self, order_id: str) -> Rollout:
-        self.dispatch.tick(time.time())
-        found = self.orders.rollout(order_id)
-        assert found is not None
-        return found
+        self.office.tick(time.time())
+        return self.office.rollout(order_id)
 
     def phases(self, order_id: str, stop: Callable[[Rollout], bool]) -> list[str]:
         """Follow an order, and return the phases that it was seen in."""
@@ -237,7 +228,7 @@ def test_an_order_is_called_back_in_its_trial(fleet, board, release):
     until(board.serves)
     order = fleet.deploy(release(2))
     fleet.phases(order, lambda r: r.devices[0].phase.value == "trial")
-    fleet.dispatch.cancel(order, time.time())
+    fleet.office.cancel(order, time.time())
     assert fleet.phases(order, lambda r: r.is_over)[-1] == "cancelled"
     until(lambda: board.serves() == before)
 
