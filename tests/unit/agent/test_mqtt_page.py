@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
 
 from edgekit.agent import outbox
+from edgekit.agent.commands import Commands
+from edgekit.agent.desk import Desk
 from edgekit.agent.telemetry import CONFIDENCE
 from edgekit.agent.vitals import METRICS
 from edgekit.runtime.batches import pack, unpack
@@ -94,3 +97,10 @@ def test_the_formula_of_the_buckets_is_the_one_in_the_code() -> None:
 def test_the_reasons_of_drops_are_in_the_module() -> None:
     for reason in ("cap", "cap_event", "cap_sent", "disk", "corrupt", "too_large"):
         assert f"``{reason}``" in str(outbox.__doc__)
+
+
+def test_every_command_is_in_the_table() -> None:
+    desk = Desk(None, "ab" * 8, None, time.time, lambda *_: None)  # type: ignore[arg-type]
+    made = desk.commands(None, None, dict, lambda _args: None)  # type: ignore[arg-type]
+    for name in Commands(made).names:
+        assert re.search(rf"^\| `{name}` \|", PAGE, re.MULTILINE), name
