@@ -1,0 +1,63 @@
+"""Asking a device: a command goes to the real agent by a real broker, and its answer comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgekit.fleet.ask import ask, command_of
+from edgekit.fleet.publisher import BrokerAddress
+from edgekit.wire.errors import DeviceError
+
+from ..agent_board import DEVICE, FLEET, MODEL, Board, settings_for, until  # noqa: TID252
+from ..agent_broker import Broker  # noqa: TID252 - helpers of all agent tests
+
+pytestmark = pytest.mark.mosquitto
+
+
+@pytest.fixture
+def address(tmp_path: Path, small_bundle) -> Iterator[BrokerAddress]:
+    """A broker with an agent at it that serves a model."""
+    folder = tmp_path / "board"
+    folder.mkdir()
+    with Broker(tmp_path / "broker") as broker:
+        board = Board(folder, small_bundle.private_key, settings_for(small_bundle, broker.port))
+        board.start()
+        try:
+            until(board.serves)
+            until(lambda: board.status().get("broker", {}).get("connected"))
+            yield BrokerAddress("127.0.0.1", broker.port)
+        finally:
+            board.kill()
+
+
+def test_a_device_answers(address):
+    found = ask(address, FLEET, DEVICE, command_of("1", "ping", {"echo": "hello", "not": None}))
+    assert found == {"pong": "hello"}
+    again = ask(address, FLEET, DEVICE, command_of("1", "ping", {"echo": "hello"}))
+    assert again == found, "it remembers"
+
+
+def test_a_device_measures_a_bundle(address):
+    asked = {"model": MODEL, "threads": 1}
+    found = ask(address, FLEET, DEVICE, command_of("2", "benchmark", asked), timeout_s=60)
+    assert found["schema"] == "edgekit.bench/1"
+    assert found["measured"]["device"] == DEVICE
+
+
+def test_what_a_device_cannot_do_is_said(address):
+    with pytest.raises(DeviceError, match=f"{DEVICE}: no command is named pnig") as raised:
+        ask(address, FLEET, DEVICE, command_of("3", "pnig", {}))
+    assert raised.value.hint == "did you mean ping?"
+    with pytest.raises(DeviceError, match="no model 'other' is served"):
+        ask(address, FLEET, DEVICE, command_of("4", "benchmark", {"model": "other"}))
+
+
+def test_who_is_not_there_does_not_answer(address):
+    with pytest.raises(DeviceError, match="board-9 does not answer within 1 s"):
+        ask(address, FLEET, "board-9", command_of("5", "ping", {}), timeout_s=1)
+    nobody = BrokerAddress("127.0.0.1", 1)
+    with pytest.raises(DeviceError, match="cannot be reached"):
+        ask(nobody, FLEET, DEVICE, command_of("6", "ping", {}))
