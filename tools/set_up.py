@@ -45,7 +45,7 @@ def main() -> int:
         UNFINISHED.touch()
         pip("install", PIP)
         torch = install_torch.install(PYTHON, log=say)
-        extras = "all,dev" if torch.version else "build,dev"
+        extras = "all,dev" if torch.version else "audio,build,fleet,dev"
         say(f"edgekit[{extras}] with the versions of constraints.txt")
         pip("install", "-c", str(ROOT / "constraints.txt"), "-e", f"{ROOT}[{extras}]")
         install_torch.refuse_cuda(PYTHON)
