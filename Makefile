@@ -11,6 +11,7 @@ TARGET ?= rpi5
 PYTHON ?= $(shell sh tools/find_python.sh)
 WORKERS ?= 2
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 BIN := .venv/bin
 READY := .venv/.edgekit-ready
 
@@ -49,7 +50,7 @@ check-install: $(READY) ## Measure installed sizes and the start-up time
 
 bench-%: $(READY)
 	@test -f benchmarks/$*.py || { echo "error: no benchmark named $*; there are: $$(cd benchmarks && ls *.py | sed 's/\.py$$//' | tr '\n' ' ')" >&2; exit 2; }
-	@$(BIN)/python benchmarks/$*.py
+	@$(BIN)/python benchmarks/$*.py $(BENCH_ARGS)
 
 clean: ## Remove .venv, dist and caches of this folder (not the download cache: edgekit cache clear)
 	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

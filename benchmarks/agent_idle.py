@@ -113,7 +113,7 @@ def agent(folder: Path, bundle: Path | None, seconds: float) -> dict[str, float]
     with Broker(folder / "broker") as broker:
         receiver = Receiver(broker.port, folder / "store.db").start()
         settings["broker"] = {"host": "127.0.0.1", "port": broker.port}
-        (folder / "agent_idle.json").write_text(json.dumps(settings))
+        (folder / "agent.json").write_text(json.dumps(settings))
         command = [sys.executable, "-m", "edgekit.agent.main", "--config", "agent.json"]
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
