@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -18,8 +19,11 @@ from edgekit.wire.errors import DeviceError
 from edgekit.wire.manifest import MAX_MANIFEST_BYTES
 from edgekit.wire.signing import RAW_KEY_BYTES, SIGNATURE_BYTES, PublicKey
 
-COMMAND = (sys.executable, "-m", "edgekit.agent.signatures")
-_DEADLINE_S = 60.0  # a Raspberry Pi Zero that starts takes some
+# -P: no module of the folder that the agent happens to stand in.
+COMMAND = (sys.executable, "-P", "-m", "edgekit.agent.signatures")
+_DEADLINE_S = 25.0  # for all tries; the watchdog of a service waits 30
+_TRIES = 3
+_PAUSE_S = 0.5
 _MAX_KNOWN = 64
 _HOLDS, _DOES_NOT = b"holds", b"does not hold"
 
@@ -28,18 +32,38 @@ Ask = Callable[[bytes], bytes]
 
 
 def ask_child(question: bytes) -> bytes:
-    """Start the child, and return what it says.
+    """Start the child, and return what it says; one that fails is started again, twice.
+
+    A board that is out of memory for a moment must not lose the model that it serves.
 
     Raises:
-        DeviceError: It cannot be started, or does not end.
+        DeviceError: It cannot be started, fails or does not end.
     """
-    try:
-        done = subprocess.run(
-            COMMAND, input=question, capture_output=True, timeout=_DEADLINE_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise DeviceError(f"a signature cannot be checked: {error}") from error
-    return done.stdout if done.returncode == 0 else b""
+    end_s = time.monotonic() + _DEADLINE_S
+    why = ""
+    for attempt in range(_TRIES):
+        time.sleep(_PAUSE_S * attempt)
+        left_s = max(_PAUSE_S, end_s - time.monotonic())
+        try:
+            done = subprocess.run(
+                COMMAND, input=question, capture_output=True, timeout=left_s, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise _failed("it does not end") from error
+        except OSError as error:
+            why = str(error.strerror)
+            continue
+        if done.returncode == 0:
+            return done.stdout
+        why = f"it ended with {done.returncode}"
+    raise _failed(why)
+
+
+def _failed(why: str) -> DeviceError:
+    return DeviceError(
+        f"a signature could not be checked: the process for it failed: {why}",
+        hint="`python -m edgekit.agent.signatures < /dev/null` shows why",
+    )
 
 
 @dataclass(frozen=True)
@@ -72,10 +96,7 @@ class ApartKey(PublicKey):
             return True
         said = self.ask(question)
         if said not in {digest + _HOLDS, digest + _DOES_NOT}:
-            raise DeviceError(
-                "a signature could not be checked: the process for it failed",
-                hint="`python -m edgekit.agent.signatures < /dev/null` shows why",
-            )
+            raise _failed("it answers something else")
         holds = said == digest + _HOLDS
         if holds:
             while len(self.known) >= _MAX_KNOWN:

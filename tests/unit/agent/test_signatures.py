@@ -79,11 +79,54 @@ def test_an_answer_to_another_question_does_not_count():
         key.verifies(DATA, SIGNATURE)
 
 
-def test_a_child_that_dies_has_checked_nothing(monkeypatch):
-    for command in ([sys.executable, "-c", "import os; os.abort()"], ["/nowhere/python"]):
-        monkeypatch.setattr("edgekit.agent.signatures.COMMAND", command)
-        with pytest.raises(DeviceError, match="a signature c"):
-            ApartKey(KEY.public.raw).verifies(DATA, SIGNATURE)
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr("edgekit.agent.signatures._PAUSE_S", 0.01)
+    monkeypatch.setattr("edgekit.agent.signatures._DEADLINE_S", 5.0)
+    return monkeypatch
+
+
+def child(code):
+    return (sys.executable, "-c", code)
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        (child("import os; os.abort()"), "ended with -6"),
+        (("/nowhere/python",), "No such file"),
+        (child("print('holds')"), "something else"),
+    ],
+)
+def test_a_child_that_fails_has_checked_nothing(impatient, command, why):
+    impatient.setattr("edgekit.agent.signatures.COMMAND", command)
+    with pytest.raises(DeviceError, match=f"could not be checked.*{why}"):
+        ApartKey(KEY.public.raw).verifies(DATA, SIGNATURE)
+
+
+def test_a_child_that_hangs_is_not_waited_for(impatient):
+    impatient.setattr("edgekit.agent.signatures._DEADLINE_S", 0.3)
+    impatient.setattr("edgekit.agent.signatures.COMMAND", child("import time; time.sleep(60)"))
+    with pytest.raises(DeviceError, match="does not end"):
+        ApartKey(KEY.public.raw).verifies(DATA, SIGNATURE)
+
+
+def test_a_child_that_fails_once_is_started_again(impatient, tmp_path):
+    mark = tmp_path / "failed"
+    code = (
+        f"import os, sys; from edgekit.agent.signatures import main; mark = {str(mark)!r}\n"
+        "if os.path.exists(mark): sys.exit(main())\n"
+        "open(mark, 'w').close(); os.abort()"
+    )
+    impatient.setattr("edgekit.agent.signatures.COMMAND", child(code))
+    assert ApartKey(KEY.public.raw).verifies(DATA, SIGNATURE)
+    assert mark.exists()
+
+
+def test_the_child_takes_no_module_of_the_folder_it_is_in(tmp_path, monkeypatch):
+    (tmp_path / "hashlib.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    assert ApartKey(KEY.public.raw).verifies(DATA, SIGNATURE)
 
 
 def test_what_cannot_be_signed_is_not_asked():
@@ -93,6 +136,7 @@ def test_what_cannot_be_signed_is_not_asked():
     assert not questions
 
 
-def test_the_child_refuses_what_is_no_question():
-    assert ask_child(b"") == b""
-    assert ask_child(bytes(96 + (1 << 20) + 1)) == b""
+def test_the_child_refuses_what_is_no_question(impatient):
+    for question in (b"", bytes(96 + (1 << 20) + 1)):
+        with pytest.raises(DeviceError, match="ended with 2"):
+            ask_child(question)
