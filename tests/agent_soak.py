@@ -146,7 +146,8 @@ def _answered(board: Board, sample: bytes) -> bool:
         board.infer(sample)
     except urllib.error.HTTPError as error:
         # The deadline of a request is by the fast clock: a busy machine may be too slow for it.
-        assert error.code in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.GATEWAY_TIMEOUT)
+        if error.code not in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.GATEWAY_TIMEOUT):
+            raise
         return False
     return True
 
