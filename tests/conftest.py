@@ -1,8 +1,8 @@
 """What all tests share: an environment of their own, one cache of downloads, what may be left out.
 
-A test marked ``qemu``, ``mosquitto``, ``sshd`` or ``network`` is left out, with the reason, where
-it cannot run. Under ``CI=true`` leaving one out is a failure. ``EDGEKIT_TEST_CACHE`` moves the
-cache.
+A test marked ``qemu``, ``mosquitto``, ``sshd``, ``chromium``, ``media`` or ``network`` is left out,
+with the reason, where it cannot run. Under ``CI=true`` leaving one out is a failure.
+``EDGEKIT_TEST_CACHE`` moves the cache.
 """
 
 from __future__ import annotations
@@ -102,6 +102,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         reason = _no_mosquitto()
     if reason is None and item.get_closest_marker("sshd"):
         reason = _no_sshd()
+    if reason is None and item.get_closest_marker("chromium"):
+        reason = _missing("chromium")
+    if reason is None and item.get_closest_marker("media"):
+        reason = _missing("ffmpeg") or _missing("arecord", "alsa-utils")
     if reason is None and item.get_closest_marker("network"):
         reason = _no_network()
     if reason is None:
@@ -126,6 +130,13 @@ def _no_mosquitto() -> str | None:
     if shutil.which("mosquitto", path=folders):
         return None
     return "mosquitto missing; apt-get install -y --no-install-recommends mosquitto"
+
+
+def _missing(program: str, package: str = "") -> str | None:
+    if shutil.which(program):
+        return None
+    install = f"apt-get install -y --no-install-recommends {package or program}"
+    return f"{program} missing; {install}"
 
 
 @functools.cache

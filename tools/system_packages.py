@@ -18,10 +18,13 @@ NEEDED = {
     "mmdebstrap": "qemu",
     "mosquitto": "mosquitto",
     "sshd": "sshd",
+    "chromium": "chromium",
+    "ffmpeg": "media",
+    "arecord": "media",
 }
-_SERVERS = ("mosquitto", "openssh-server")
-PACKAGES = (*APT_PACKAGES, *_SERVERS)
-COMMAND = f"{APT_COMMAND} {' '.join(_SERVERS)}"
+_OTHERS = ("mosquitto", "openssh-server", "chromium", "ffmpeg", "alsa-utils")
+PACKAGES = (*APT_PACKAGES, *_OTHERS)
+COMMAND = f"{APT_COMMAND} {' '.join(_OTHERS)}"
 # Debian keeps servers where a user's PATH does not look.
 _FOLDERS = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
 
