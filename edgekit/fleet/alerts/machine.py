@@ -16,15 +16,14 @@ alert early.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from edgekit.fleet.alerts.rules import Rule
 
 
-@dataclass(frozen=True, order=True)
-class Key:
+class Key(NamedTuple):
     """What an alert is about. A device and a model are empty where the subject has none."""
 
     rule: str
@@ -32,8 +31,7 @@ class Key:
     model: str = ""
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """A subject's number now.
 
     Attributes:
@@ -142,7 +140,7 @@ def step(state: State, facts: Facts, now_s: float) -> tuple[State, tuple[Action,
     """
     entries: dict[Key, Entry] = {}
     actions: list[Action] = []
-    for key in sorted({*state, *facts.readings}):
+    for key in sorted({*state, *_over(facts)}):
         entry, rule, reading = state.get(key), facts.rules.get(key.rule), facts.readings.get(key)
         if rule is None or reading is None:
             if entry is not None and entry.opened_s is not None:
@@ -153,6 +151,14 @@ def step(state: State, facts: Facts, now_s: float) -> tuple[State, tuple[Action,
         if after != Entry(value=after.value):
             entries[key] = after
     return entries, tuple(actions)
+
+
+def _over(facts: Facts) -> Iterator[Key]:
+    """Yield the subjects whose number is over; of most there is nothing to remember."""
+    for key, reading in facts.readings.items():
+        rule = facts.rules.get(key.rule)
+        if rule is not None and reading.value is not None and reading.value > rule.above:
+            yield key
 
 
 def _one(

@@ -103,7 +103,9 @@ def facts(
     per_device = [rule for rule in rules.values() if rule.kind.scope != "server"]
     for device in devices:
         for rule in per_device:
-            silenced = any(s.covers(rule.name, device.name, device.labels, now_s) for s in live)
+            silenced = bool(live) and any(
+                silence.covers(rule.name, device.name, device.labels, now_s) for silence in live
+            )
             readings.update(_of_device(rule, device, silenced=silenced))
     return Facts(rules, readings)
 

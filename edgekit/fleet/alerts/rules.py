@@ -84,8 +84,8 @@ class Rule:
         """Tell whether a device, or a model on it, falls under the rule."""
         return (
             has_labels(labels, self.labels)
-            and any(fnmatchcase(device, pattern) for pattern in self.devices)
-            and any(fnmatchcase(model, pattern) for pattern in self.models)
+            and _fits(device, self.devices)
+            and _fits(model, self.models)
         )
 
 
@@ -124,6 +124,10 @@ class AlertSettings:
     rules: Mapping[str, Rule]
     channels: Mapping[str, Channel] = field(default_factory=dict)
     silences: tuple[Silence, ...] = ()
+
+
+def _fits(name: str, patterns: tuple[str, ...]) -> bool:
+    return patterns == ("*",) or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def has_labels(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
