@@ -1,8 +1,8 @@
 """The whole agent, idle: memory without and with a model, CPU at 1 Hz, CPU until it says hello.
 
 A real broker (mosquitto) and a real agent process; the peer is a process that loads the same model
-with onnxruntime and nothing else, and has answered 20 requests. Memory is resident size. Writes
-docs/benchmarks/agent_idle.json.
+with onnxruntime and nothing else. Both have answered 200 requests, the agent over HTTP. Memory is
+resident size. Writes docs/benchmarks/agent_idle.json.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from tests.agent_receiver import Receiver  # noqa: E402
 MODEL = "digits-cnn"
 GOALS = {"rss_without_model_mb": 42.0, "rss_over_bare_mb": 28.0, "idle_core_share": 0.006}
 HELLO_GOAL_CPU_S = 1.0
+REQUESTS = 200
 BARE = """
 import sys, time
 import numpy as np
@@ -46,7 +48,7 @@ feeds = {
     i.name: np.zeros([d if isinstance(d, int) else 1 for d in i.shape], types[i.type])
     for i in session.get_inputs()
 }
-for _ in range(20):
+for _ in range(200):
     session.run(None, feeds)
 print("ready", flush=True)
 time.sleep(600)
@@ -81,6 +83,7 @@ def main() -> int:
         "schema": "edgekit.bench.agent-idle/1",
         "where": f"{host_kind()} host, {os.cpu_count()} cores, measured here",
         "model": MODEL,
+        "requests": REQUESTS,
         "idle_s": options.seconds,
         "period_s": 1.0,
         **figures,
@@ -123,6 +126,7 @@ def agent(folder: Path, bundle: Path | None, seconds: float) -> dict[str, float]
             hello_cpu_s = sum(seen.cpu_times()[:2])
             if bundle:
                 until(lambda: is_confirmed(folder))
+                ask(folder, bundle)
             time.sleep(5)
             before = sum(seen.cpu_times()[:2])
             time.sleep(seconds)
@@ -152,6 +156,17 @@ def is_confirmed(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return any(model["phase"] == "confirmed" for model in status["models"].values())
+
+
+def ask(folder: Path, bundle: Path) -> None:
+    """Send requests."""
+    with open_bundle(bundle, None) as opened:
+        sample = opened.read("golden/00/input.npy")
+    url = json.loads((folder / "state" / "status.json").read_text())["http"]
+    for _ in range(REQUESTS):
+        request = urllib.request.Request(f"{url}infer/{MODEL}", data=sample)  # noqa: S310 - ours
+        with urllib.request.urlopen(request) as answer:  # noqa: S310
+            answer.read()
 
 
 def bare(bundle: Path, folder: Path) -> float:
