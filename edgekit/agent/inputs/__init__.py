@@ -6,17 +6,15 @@ To add an input, add ``edgekit/agent/inputs/<name>.py`` with a function
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from edgekit.wire.errors import ConfigError, did_you_mean
+from edgekit.agent.plugins import load_plugin, plugin_names
 
 MAX_SAMPLE_BYTES = 64 << 20
-_HELPERS = frozenset({"child", "latest", "mjpeg"})
+_HELPERS = frozenset({"child", "latest", "live", "mjpeg"})
 
 
 def _ignore(_ok: bool) -> None:
@@ -48,7 +46,7 @@ class Input(Protocol):
 
 def input_names() -> list[str]:
     """Return the names of all inputs."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _HELPERS)
+    return plugin_names(__name__, _HELPERS)
 
 
 def create_input(name: str, options: Mapping[str, Any], clock: Callable[[], float]) -> Input:
@@ -62,13 +60,5 @@ def create_input(name: str, options: Mapping[str, Any], clock: Callable[[], floa
     Raises:
         ConfigError: No such input, or its options are wrong.
     """
-    known = input_names()
-    if name not in known:
-        close = did_you_mean(name, known)
-        raise ConfigError(
-            f'no input named "{name}"',
-            hint=f"did you mean {close}?" if close else f"inputs: {', '.join(known)}",
-        )
-    module = importlib.import_module(f"{__name__}.{name}")
-    made: Input = module.create(options, clock)
+    made: Input = load_plugin(__name__, "input", name, _HELPERS).create(options, clock)
     return made

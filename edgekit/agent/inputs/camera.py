@@ -11,87 +11,23 @@ Options:
     max_bytes: A larger picture is skipped, default 8 MiB.
     stall_s: A camera that is silent for so long is started again, default 10.
 
-Only the newest picture waits: a model that is slower than the camera gets the present, not a queue
-of the past. A program that ends is started again, after 0.5 s, then twice as long up to 30 s.
+One picture waits, the newest.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from edgekit.agent.inputs import MAX_SAMPLE_BYTES, Sample
-from edgekit.agent.inputs.child import Restarts, chunks
-from edgekit.agent.inputs.latest import Latest
+from edgekit.agent.inputs import MAX_SAMPLE_BYTES
+from edgekit.agent.inputs.child import Restarts
+from edgekit.agent.inputs.live import LiveSource
 from edgekit.agent.inputs.mjpeg import MjpegFrames, RawFrames
 from edgekit.runtime.options import Options
 from edgekit.wire.errors import ConfigError
 
 _CHANNELS = {"rgb24": 3, "grey": 1}
 _MAX_SIDE = 8192
-
-
-@dataclass
-class Camera:
-    """The input; see the module's text for the options.
-
-    Attributes:
-        frames: Pictures seen.
-        dropped: Pictures that a newer one replaced.
-    """
-
-    command: tuple[str, ...]
-    make_parser: Callable[[], MjpegFrames | RawFrames]
-    restarts: Restarts
-    clock: Callable[[], float]
-    frames: int = 0
-    _latest: Latest[bytes] = field(default_factory=lambda: Latest(1))
-
-    @property
-    def dropped(self) -> int:
-        """Pictures that a newer one replaced before the model was ready."""
-        return self._latest.dropped
-
-    def samples(self, stop: threading.Event) -> Iterator[Sample]:
-        """Yield the newest picture whenever the last one is dealt with.
-
-        Raises:
-            MissingToolError: The camera's program is not installed.
-        """
-        trouble: list[BaseException] = []
-        latest = self._latest = Latest(1)
-
-        def read() -> None:
-            try:
-                self._read(latest, stop)
-            except BaseException as error:  # noqa: BLE001 - raised again below, in the other thread
-                trouble.append(error)
-            finally:
-                latest.close()
-
-        reader = threading.Thread(target=read, name="camera", daemon=True)
-        reader.start()
-        number = 0
-        while not latest.ended and not stop.is_set():
-            frame = latest.take(0.5)
-            if frame is not None:
-                number += 1
-                yield Sample(frame, f"frame {number}")
-        reader.join(5)
-        if trouble:
-            raise trouble[0]
-
-    def _read(self, latest: Latest[bytes], stop: threading.Event) -> None:
-        parser = self.make_parser()
-        for chunk in chunks(self.command, self.restarts, self.clock, stop):
-            if chunk is None:
-                parser = self.make_parser()  # half a picture of the last program is worth nothing
-                continue
-            for frame in parser.feed(chunk):
-                self.frames += 1
-                latest.put(frame)
 
 
 def command_for(
@@ -120,7 +56,7 @@ def command_for(
     return (*head, *kind, "-i", device, "-vf", scale, "-f", "mjpeg", "-q:v", "4", "-")
 
 
-def create(options: Mapping[str, Any], clock: Callable[[], float]) -> Camera:
+def create(options: Mapping[str, Any], clock: Callable[[], float]) -> LiveSource:
     """Make the input; see the module's text for the options.
 
     Raises:
@@ -148,4 +84,4 @@ def create(options: Mapping[str, Any], clock: Callable[[], float]) -> Camera:
             return MjpegFrames(max_bytes)
         return RawFrames(width, height, _CHANNELS[kind])
 
-    return Camera(tuple(command), make_parser, restarts, clock)
+    return LiveSource(tuple(command), make_parser, restarts, clock, "frame")

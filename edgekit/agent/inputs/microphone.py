@@ -13,15 +13,12 @@ Four windows wait at most; the oldest goes first.
 from __future__ import annotations
 
 import io
-import threading
 import wave
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from edgekit.agent.inputs import Sample
-from edgekit.agent.inputs.child import Restarts, chunks
-from edgekit.agent.inputs.latest import Latest
+from edgekit.agent.inputs.child import Restarts
+from edgekit.agent.inputs.live import LiveSource
 from edgekit.runtime.options import Options
 from edgekit.wire.errors import ConfigError
 
@@ -29,55 +26,25 @@ _WIDTH_BYTES = 2
 _WAITING = 4
 
 
-@dataclass
-class Microphone:
-    """The input; see the module's text for the options."""
+class Windows:
+    """Cuts PCM into windows.
 
-    command: tuple[str, ...]
-    rate_hz: int
-    window_bytes: int
-    restarts: Restarts
-    clock: Callable[[], float]
+    Args:
+        window_bytes: Length of one.
+        rate_hz: Sample rate.
+    """
 
-    def samples(self, stop: threading.Event) -> Iterator[Sample]:
-        """Yield one window after the other.
+    def __init__(self, window_bytes: int, rate_hz: int) -> None:
+        self._window_bytes = window_bytes
+        self._rate_hz = rate_hz
+        self._held = bytearray()
 
-        Raises:
-            MissingToolError: The program is not installed.
-        """
-        trouble: list[BaseException] = []
-        waiting: Latest[bytes] = Latest(_WAITING)
-
-        def read() -> None:
-            try:
-                self._read(waiting, stop)
-            except BaseException as error:  # noqa: BLE001 - raised again below, in the other thread
-                trouble.append(error)
-            finally:
-                waiting.close()
-
-        reader = threading.Thread(target=read, name="microphone", daemon=True)
-        reader.start()
-        number = 0
-        while not waiting.ended and not stop.is_set():
-            window = waiting.take(0.5)
-            if window is not None:
-                number += 1
-                yield Sample(as_wav(window, self.rate_hz), f"window {number}")
-        reader.join(5)
-        if trouble:
-            raise trouble[0]
-
-    def _read(self, waiting: Latest[bytes], stop: threading.Event) -> None:
-        held = bytearray()
-        for chunk in chunks(self.command, self.restarts, self.clock, stop):
-            if chunk is None:
-                held.clear()
-                continue
-            held += chunk
-            while len(held) >= self.window_bytes:
-                waiting.put(bytes(held[: self.window_bytes]))
-                del held[: self.window_bytes]
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """Take some sound and yield the windows that are full now, each a WAV file."""
+        self._held += chunk
+        while len(self._held) >= self._window_bytes:
+            yield as_wav(bytes(self._held[: self._window_bytes]), self._rate_hz)
+            del self._held[: self._window_bytes]
 
 
 def as_wav(pcm: bytes, rate_hz: int) -> bytes:
@@ -91,7 +58,7 @@ def as_wav(pcm: bytes, rate_hz: int) -> bytes:
     return buffer.getvalue()
 
 
-def create(options: Mapping[str, Any], clock: Callable[[], float]) -> Microphone:
+def create(options: Mapping[str, Any], clock: Callable[[], float]) -> LiveSource:
     """Make the input; see the module's text for the options.
 
     Raises:
@@ -109,4 +76,8 @@ def create(options: Mapping[str, Any], clock: Callable[[], float]) -> Microphone
     form = ("-t", "raw", "-f", "S16_LE", "-c", "1", "-r", str(rate_hz))
     command = given or ("arecord", "-q", "-D", device, *form)
     window_bytes = max(1, round(window_s * rate_hz)) * _WIDTH_BYTES
-    return Microphone(tuple(command), rate_hz, window_bytes, restarts, clock)
+
+    def make_parser() -> Windows:
+        return Windows(window_bytes, rate_hz)
+
+    return LiveSource(tuple(command), make_parser, restarts, clock, "window", _WAITING)

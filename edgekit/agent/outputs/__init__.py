@@ -8,12 +8,10 @@ To add an output, add ``edgekit/agent/outputs/<name>.py`` with a function
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from edgekit.wire.errors import ConfigError, did_you_mean
+from edgekit.agent.plugins import load_plugin, plugin_names
 
 # Plain JSON: model, name (of the sample), time_s; prediction and latency_ms, or error and hint.
 Result = dict[str, Any]
@@ -33,7 +31,7 @@ class Output(Protocol):
 
 def output_names() -> list[str]:
     """Return the names of all outputs."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__))
+    return plugin_names(__name__)
 
 
 def create_output(name: str, options: Mapping[str, Any]) -> Output:
@@ -46,13 +44,5 @@ def create_output(name: str, options: Mapping[str, Any]) -> Output:
     Raises:
         ConfigError: No such output, or its options are wrong.
     """
-    known = output_names()
-    if name not in known:
-        close = did_you_mean(name, known)
-        raise ConfigError(
-            f'no output named "{name}"',
-            hint=f"did you mean {close}?" if close else f"outputs: {', '.join(known)}",
-        )
-    module = importlib.import_module(f"{__name__}.{name}")
-    made: Output = module.create(options)
+    made: Output = load_plugin(__name__, "output", name).create(options)
     return made

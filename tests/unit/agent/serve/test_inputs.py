@@ -252,7 +252,7 @@ def test_a_slow_model_gets_the_newest_picture() -> None:
     for sample in source.samples(stop):
         reds.append(int(pictures.decode(sample.data)[0, 0, 0]))
         time.sleep(0.15)
-        if source.frames >= 40:
+        if source.seen >= 40:
             stop.set()
     assert source.dropped > 10
     assert len(reds) < 20
