@@ -8,11 +8,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from edgekit.fleet.broker import Role, credentials
 from edgekit.fleet.bundles import bundle_path, read_offer
 from edgekit.fleet.client import to_plain
 from edgekit.fleet.dispatch import Report
+from edgekit.fleet.home import FleetHome
 from edgekit.fleet.office import Known, Office, Place
 from edgekit.fleet.publisher import BrokerAddress
+from edgekit.fleet.settings import load_settings
 from edgekit.fleet.sql import Answer, Source, run_query
 from edgekit.wire.errors import EdgekitError, MissingToolError, UsageError
 from edgekit.wire.signing import load_private_key
@@ -50,10 +53,10 @@ class Opened:
     """
 
     def __init__(self, folder: Path) -> None:
+        self.home = FleetHome.open(folder)
+        self.settings = load_settings(self.home)
         store = _part("store")
         self.queries = _part("store.queries")
-        self.home = _part("home").FleetHome.open(folder)
-        self.settings = _part("settings").load_settings(self.home)
         self._stack = ExitStack()
         self.engine = store.open_store(self.home.database)
         self._stack.callback(self.engine.dispose)
@@ -76,13 +79,13 @@ class Opened:
 
         return AlertRows(self.engine)
 
-    def address(self, role: str) -> BrokerAddress:
+    def address(self, role: Role) -> BrokerAddress:
         """Return the fleet's broker, and as whom to connect.
 
         Args:
             role: ``ingest``, ``web`` or ``alerts``.
         """
-        username, password = _part("broker").credentials(self.home, role)
+        username, password = credentials(self.home, role)
         settings = self.settings
         return BrokerAddress(settings.broker_host, settings.broker_port, username, password)
 

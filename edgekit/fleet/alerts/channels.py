@@ -33,7 +33,7 @@ CHANNEL_KEYS: Mapping[str, str] = {
     "password_file": "file with the password",
     "from": "for `smtp`: the sender's address",
     "to": "for `smtp`: list of addresses",
-    "topic": "for `mqtt`: where alerts are published, `edgekit/alerts/<fleet>` by default",
+    "topic": "for `mqtt`: where alerts are published, `edgekit-alerts/<fleet>` by default",
 }
 _OF_KIND: Mapping[str, tuple[str, ...]] = {
     "webhook": ("url", "url_file", "token_file"),

@@ -175,7 +175,7 @@ def _mqtt(
         )
     if address is None:
         return Outcome(ok=False, problem="the fleet has no broker")
-    topic = channel.topic or f"edgekit/alerts/{notice.fleet}"
+    topic = channel.topic or f"edgekit-alerts/{notice.fleet}"
     data = json.dumps(notice.to_json(), ensure_ascii=False).encode()
     try:
         publish(address, [Publication(topic, data)], timeout_s=timeout_s)

@@ -198,7 +198,7 @@ def test_mqtt_gets_the_alert_on_the_fleets_own_broker(tmp_path):
         got: list[Any] = []
 
         def hear() -> None:
-            got.append(subscribe.simple("edgekit/alerts/#", qos=1, port=broker.port))
+            got.append(subscribe.simple("edgekit-alerts/#", qos=1, port=broker.port))
 
         thread = threading.Thread(target=hear, daemon=True)
         thread.start()
@@ -207,7 +207,7 @@ def test_mqtt_gets_the_alert_on_the_fleets_own_broker(tmp_path):
             time.sleep(0.02)
         assert send(Channel("b", "mqtt"), NOTICE, address) == SENT
         thread.join(10)
-        assert got[0].topic == "edgekit/alerts/lab"
+        assert got[0].topic == "edgekit-alerts/lab"
         assert json.loads(got[0].payload)["rule"] == "temperature"
 
 
