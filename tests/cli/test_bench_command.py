@@ -80,7 +80,7 @@ def test_files_are_written_by_their_suffix(small_bundle, edgekit, short, tmp_pat
         (("--sustained", "1s"), 2, "no sustained run"),
         (("--sustained", "25h"), 2, "no sustained run"),
         (("--threads", "0"), 2, "threads"),
-        (("--device", "lab-3"), 2, "lab-3"),
+        (("--device", "lab-3", "--home", "nowhere"), 3, "no fleet lives in this folder"),
     ],
 )
 def test_what_cannot_be_asked_is_told_at_once(small_bundle, edgekit, more, code, says):

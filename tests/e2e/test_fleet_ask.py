@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from edgekit.fleet.ask import ask, command_of
+from edgekit.fleet.broker.accounts import hash_password, write_passwords
+from edgekit.fleet.broker.mosquitto import command as mosquitto
+from edgekit.fleet.broker.mosquitto import prepare
+from edgekit.fleet.home import FleetHome
 from edgekit.fleet.publisher import BrokerAddress
+from edgekit.fleet.settings import Settings, write_settings
 from edgekit.wire.errors import DeviceError
 
 from ..agent_board import DEVICE, FLEET, MODEL, Board, settings_for, until  # noqa: TID252
-from ..agent_broker import Broker  # noqa: TID252 - helpers of all agent tests
+from ..agent_broker import Broker, free_port  # noqa: TID252 - helpers of all agent tests
 
 pytestmark = pytest.mark.mosquitto
 
@@ -61,3 +69,37 @@ def test_who_is_not_there_does_not_answer(address):
     nobody = BrokerAddress("127.0.0.1", 1)
     with pytest.raises(DeviceError, match="cannot be reached"):
         ask(nobody, FLEET, DEVICE, command_of("6", "ping", {}))
+
+
+def test_bench_measures_on_a_device(tmp_path, small_bundle):
+    home = FleetHome.create(tmp_path / "fleet")
+    settings = Settings(name=FLEET, broker_port=free_port())
+    write_settings(home, settings)
+    write_passwords(home, {DEVICE: hash_password("secret")})
+    prepare(home, settings)
+    broker = subprocess.Popen(mosquitto(home), stderr=subprocess.DEVNULL)
+    folder = tmp_path / "board"
+    folder.mkdir()
+    (folder / "password").write_text("secret")
+    own = settings_for(small_bundle, settings.broker_port)
+    own["broker"] |= {"username": DEVICE, "password_file": "password"}
+    board = Board(folder, small_bundle.private_key, own)
+    board.start()
+    try:
+        until(board.serves)
+        until(lambda: board.status().get("broker", {}).get("connected"))
+        line = ["bench", small_bundle.path, "--key", small_bundle.public_key, "--home", home.path]
+        ran = subprocess.run(
+            [sys.executable, "-m", "edgekit", *map(str, line), "--device", DEVICE, "--json"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+        found = json.loads(ran.stdout)
+        assert found["measured"]["device"] == DEVICE
+        assert found["schema"] == "edgekit.bench/1"
+    finally:
+        board.kill()
+        broker.terminate()
+        broker.wait(10)

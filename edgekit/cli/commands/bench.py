@@ -55,6 +55,13 @@ class _Duration(click.ParamType[float]):
 )
 @click.option("--device", metavar="ID", help="Measure on that device of the fleet, not here.")
 @click.option(
+    "--home",
+    type=_PATH,
+    default=Path("fleet"),
+    show_default=True,
+    help="The fleet's folder, for --device.",
+)
+@click.option(
     "-o",
     "--output",
     type=_PATH,
@@ -75,6 +82,7 @@ def command(
     sustained_s: float | None,
     threads: int | None,
     device: str | None,
+    home: Path,
     output: Path | None,
     keys: tuple[Path, ...],
     out: Output,
@@ -90,6 +98,7 @@ def command(
       edgekit bench dist/digits-cnn-rpi5.ekb
       edgekit bench dist/yolo11n-rpi5.ekb --sustained 10m -o yolo.html
       edgekit bench dist/yolo11n-rpi5.ekb --sustained 10m --json > yolo-rpi5.json
+      edgekit bench dist/yolo11n-rpi5.ekb --device cam-01
     """
     from edgekit.cli.bench_view import render
     from edgekit.cli.trust import open_trusted
@@ -98,7 +107,10 @@ def command(
     _check_output(output)
     ask = Ask(threads, sustained_s)
     with open_trusted(bundle, keys) as opened:
-        document = _here(opened, ask, out) if device is None else _on_device(device, bundle)
+        if device is None:
+            document = _here(opened, ask, out)
+        else:
+            document = _on_device(device, home, opened, ask, out)
     if output is not None:
         _write(output, document)
     payload = {key: value for key, value in document.items() if key != "schema"}
@@ -183,18 +195,52 @@ def _machine(target: str) -> Machine:
     return Machine(host, board, None, target if same else None)
 
 
-def _on_device(device: str, bundle: Path) -> dict[str, Any]:
-    """Ask a device of the fleet; the agent answers ``run benchmark`` with the same document.
+def _on_device(device: str, home: Path, bundle: Bundle, ask: Ask, out: Output) -> dict[str, Any]:
+    """Let a device of the fleet measure the bundle that it serves, while it goes on serving.
 
     Raises:
-        UsageError: This installation knows no fleet.
+        ConfigError: There is no fleet in the folder.
+        DeviceError: The device does not answer, or serves another bundle.
     """
-    from edgekit.wire.errors import UsageError
+    import secrets
 
-    raise UsageError(
-        f"no fleet is known here that device {device} could be asked through",
-        hint=f"on the device itself: edgekit bench {bundle.name} --json",
-    )
+    from edgekit.fleet.ask import ANSWER_S, command_of
+    from edgekit.fleet.ask import ask as ask_device
+    from edgekit.fleet.broker import credentials
+    from edgekit.fleet.home import FleetHome
+    from edgekit.fleet.publisher import BrokerAddress
+    from edgekit.fleet.settings import load_settings
+    from edgekit.wire.errors import DeviceError
+
+    place = FleetHome.open(home)
+    settings = load_settings(place)
+    address = BrokerAddress(settings.broker_host, settings.broker_port, *credentials(place, "web"))
+    args = {
+        "model": bundle.manifest.model,
+        "threads": ask.threads,
+        "sustained_s": ask.sustained_s,
+    }
+    command = command_of(f"bench-{secrets.token_hex(8)}", "benchmark", args)
+    with out.progress() as progress, _interrupts() as interrupted:
+        progress.add_task(f"{device} measures {bundle.manifest.model}", total=None)
+        found = ask_device(
+            address,
+            settings.name,
+            device,
+            command,
+            timeout_s=ask.total_s + ANSWER_S,
+            is_over=interrupted,
+        )
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        raise DeviceError(
+            f"{device} answers with no benchmark", hint="update edgekit on the device"
+        )
+    if found.get("bundle_sha256") != bundle.sha256():
+        raise DeviceError(
+            f"{device} serves another bundle of {bundle.manifest.model}",
+            hint=f"edgekit fleet deploy {bundle.path} --device {device}",
+        )
+    return found
 
 
 def _check_output(output: Path | None) -> None:
