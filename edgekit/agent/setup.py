@@ -218,9 +218,10 @@ def _check_reach(request: Request, machine: Machine, config: Config) -> None:
 def _guard_secrets(config: Path, machine: Machine, who: Identity) -> Iterator[Change]:
     """Keep files with secrets to the service's user; the settings have just been read."""
     document = json.loads(machine.real(config).read_bytes())
-    broker = document.get("broker") or {}
+    http, broker = document.get("http") or {}, document.get("broker") or {}
     named = (
-        (document.get("http") or {}).get("token_file"),
+        http.get("token_file"),
+        (http.get("tls") or {}).get("key_file"),
         broker.get("password_file"),
         (broker.get("tls") or {}).get("key_file"),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -12,6 +13,9 @@ from edgekit.agent.mappings.readings import Readings
 from edgekit.agent.session import Address
 from edgekit.agent.session import Protocol as MqttVersion
 from edgekit.wire.canonical import Json
+from edgekit.wire.errors import MissingToolError
+
+log = logging.getLogger(__name__)
 
 
 class Clocks(Protocol):
@@ -81,13 +85,13 @@ class Mappings:
         return self._home_assistant.publications(fresh=fresh) if self._home_assistant else []
 
     def start(self) -> None:
-        """Start what has a connection of its own.
-
-        Raises:
-            MissingToolError: A package that a mapping needs is not installed.
-        """
-        if self._sparkplug is not None:
-            self._sparkplug.start()
+        """Start what has a connection of its own; a package that it lacks stops nothing else."""
+        try:
+            if self._sparkplug is not None:
+                self._sparkplug.start()
+        except MissingToolError as error:
+            log.error("%s; %s", error, error.hint)  # noqa: TRY400 - it says all
+            self._sparkplug = None
 
     def stop(self) -> None:
         """Say goodbye."""

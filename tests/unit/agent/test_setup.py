@@ -105,11 +105,16 @@ def test_files_with_secrets_are_closed(board: Board) -> None:
     token.parent.mkdir(parents=True)
     token.write_text("secret")
     token.chmod(0o644)
-    http = {"host": "127.0.0.1", "port": 8080, "token_file": "token"}
+    key = token.with_name("http.key")
+    key.write_text("secret")
+    key.chmod(0o644)
+    tls = {"cert_file": "http.pem", "key_file": "http.key"}
+    http = {"host": "127.0.0.1", "port": 8080, "token_file": "token", "tls": tls}
     board.real(CONFIG).write_bytes(request_with_settings(http=http).settings or b"")
     found = outcomes(list(install(REQUEST, board)))
     assert found["private"] == "changed"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
 
 
 def test_without_settings_and_a_key_the_next_step_is_named(board: Board) -> None:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgekit.agent.config import Config, SparkplugSettings
+from edgekit.agent.mappings.chosen import Mappings
 from edgekit.agent.mappings.sparkplug import BDSEQ, REBIRTH, Node
-from edgekit.agent.mappings.sparkplug_payload import BOOLEAN, INT64, Metric, decode, encode, type_of
+from edgekit.agent.mappings.sparkplug_payload import (
+    BOOLEAN,
+    INT64,
+    Metric,
+    _payload_class,
+    decode,
+    encode,
+    type_of,
+)
+from edgekit.agent.session import Address
 from edgekit.wire.errors import TrustError
 
 from ....protobuf_reader import sparkplug  # noqa: TID252 - helper of the agent's tests
@@ -94,3 +109,20 @@ def test_every_value_comes_back(value: float | bool | str) -> None:
     if kind == INT64 and held >= 2**63:
         held -= 2**64
     assert held == value
+
+
+def test_without_the_library_the_agent_goes_on(tmp_path, monkeypatch, caplog) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "google"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "google.protobuf", None)
+    _payload_class.cache_clear()
+    config = Config(
+        "lab", "b1", "rpi5", tmp_path, (), sparkplug=SparkplugSettings("lab", "b1", 10.0)
+    )
+    address = Address("127.0.0.1", 1, "lab", "b1")
+    clocks = SimpleNamespace(unix_s=time.time, monotonic_s=time.monotonic)
+    mappings = Mappings(config, address, lambda _model: None, lambda: None, clocks)
+    mappings.start()
+    assert "edgekit[sparkplug]" in caplog.text
+    mappings.take({"vitals": {}})
+    mappings.stop()
