@@ -87,6 +87,13 @@ def test_home_assistant_finds_the_device_later(board, broker, small_bundle):
 
     until(lambda: ear.of(config["state_topic"]))
     assert until(counted)["errors"] == 0
+    # A broker that forgets is told again.
+    ear.stop()
+    broker.stop()
+    broker.start()
+    ear = Ear(broker.port, f"{place}/config")
+    until(lambda: json.loads((ear.of(f"{place}/config") or [b"null"])[0]) == config)
+
     board.kill(signal.SIGKILL)
     until(lambda: json.loads(state.heard[-1][1])["status"] == config["payload_not_available"])
     ear.stop()
