@@ -60,7 +60,7 @@ class Rows:
                 "device": "cam-0000",
                 "text": "cam-0000 is at 84 °C, over 80 °C",
                 "todo": "look at its fan",
-                "opened_s": NOW_S - 720,
+                "opened_s": time.time() - 700,
                 "closed_s": None,
                 "silenced": False,
                 "why": "",

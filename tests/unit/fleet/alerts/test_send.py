@@ -175,7 +175,7 @@ def test_mail_arrives_and_the_end_is_in_the_same_thread(mail):
 
 def test_a_wrong_password_lets_nothing_in(mail):
     handler, port = mail
-    outcome = send(by_mail(port, username="u", secret=SECRET[:-1]), NOTICE, None)
+    outcome = send(by_mail(port, username="u", secret=SECRET[:-1]), NOTICE, None, 1.0)
     assert not outcome.ok
     assert SECRET[:-1] not in outcome.problem
     assert handler.got == []
