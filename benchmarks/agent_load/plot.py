@@ -1,4 +1,4 @@
-"""The plot of the agent's benchmarks: what is used of each limit, HTTP, a day's memory."""
+"""The plot of the agent's benchmarks: limits, HTTP, memory over time."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def limits_panel(axis: Any, documents: Mapping[str, Mapping[str, Any]]) -> None:
 def http_panel(axis: Any, document: Mapping[str, Any] | None) -> None:  # noqa: ANN401 - matplotlib is untyped
     axis.set_title("HTTP, requests/s; dots: single rounds", fontsize=8)
     if document is None:
-        nothing(axis, "not measured: make bench-agent_http")
+        nothing(axis, "not measured")
         return
     contenders = list(document["throughput"]["contenders"].items())[::-1]
     for row, (name, figures) in enumerate(contenders):
@@ -102,9 +102,9 @@ def http_panel(axis: Any, document: Mapping[str, Any] | None) -> None:  # noqa: 
 
 
 def soak_panel(axis: Any, document: Mapping[str, Any] | None) -> None:  # noqa: ANN401 - matplotlib is untyped
-    axis.set_title("a day of an agent: memory, MB", fontsize=8)
+    axis.set_title("the agent soaked: memory, MB", fontsize=8)
     if document is None:
-        nothing(axis, "not measured: make bench-agent_soak")
+        nothing(axis, "not measured")
         return
     hours = [look["samples"] / 3600 for look in document["looks"]]
     axis.plot(hours, [look["rss_mb"] for look in document["looks"]], color=BLUE)
