@@ -1,0 +1,458 @@
+"""What the dashboard, the terminal, alerts and REST ask the store."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from edgekit.fleet.store import schema
+from edgekit.fleet.store.reader import Reader
+from edgekit.fleet.store.rows import (
+    AuditRow,
+    DeviceDetail,
+    DeviceRow,
+    EventRow,
+    Gaps,
+    IngestRow,
+    LatencyPoint,
+    ModelDetail,
+    ModelRow,
+    Page,
+    Summary,
+)
+from edgekit.runtime.sketches import LatencyHistogram
+from edgekit.wire.errors import TrustError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from edgekit.fleet.alerts.rows import AlertRow
+    from edgekit.fleet.orders import Rollout
+
+__all__ = [
+    "Reader", "alerts", "audit", "device", "devices", "events", "ingest", "latency", "model",
+    "models", "orders", "series", "summary", "windows",
+]  # fmt: skip
+
+DAY_S = 86_400.0
+WINDOW_S = 300
+_DIGITS = 12
+_NO_TEXT = ""
+_SORTS = ("name", "last_seen_s", "online", "version", "target", "temp_c", "cpu_share", "phase")
+# Columns of the raw telemetry; every other metric is looked up in the sample's vitals.
+_COLUMNS = ("temp_c", "cpu_share", "rss_bytes")
+
+
+def devices(
+    reader: Reader,
+    *,
+    search: str = "",
+    labels: Mapping[str, str] | None = None,
+    state: str | None = None,
+    model: str | None = None,
+    sort: str = "name",
+    descending: bool = False,
+    offset: int = 0,
+    limit: int = 100,
+) -> Page[DeviceRow]:
+    """Return devices that are registered.
+
+    Args:
+        reader: Of the store.
+        search: Part of a name.
+        labels: That a device must have.
+        state: ``online``, ``offline`` or ``never``.
+        model: That it must serve.
+        sort: A column, or ``alerts``.
+        descending: The other way round.
+        offset: How many to pass over.
+        limit: Most rows.
+
+    Raises:
+        UsageError: No such state or column.
+    """
+    query = _device_query()
+    d, s = schema.devices.c, schema.last_state.c
+    if search:
+        query = query.where(d.name.contains(search, autoescape=True))
+    for key, value in (labels or {}).items():
+        query = query.where(sa.func.json_extract(d.labels, _path(key)) == value)
+    if state is not None:
+        query = query.where(_state(state))
+    if model is not None:
+        path = _path("running", model)
+        query = query.where(sa.func.json_extract(s.reported, path).is_not(None))
+    if sort not in {*_SORTS, "alerts"}:
+        raise UsageError(f"devices have no column {sort[:40]!r} to sort by", hint=", ".join(_SORTS))
+    column = query.selected_columns[sort]
+    order = column.desc() if descending else column.asc()
+    with reader.engine.connect() as connection:
+        total = connection.scalar(sa.select(sa.func.count()).select_from(query.subquery()))
+        page = query.order_by(order.nulls_last(), d.name).offset(offset).limit(limit)
+        rows = [_device_row(row) for row in connection.execute(page).mappings()]
+    return Page(rows, int(total or 0))
+
+
+def device(reader: Reader, name: str) -> DeviceDetail:
+    """Return everything about a device.
+
+    Raises:
+        UsageError: None of this name is registered.
+    """
+    h = schema.high_water.c
+    with reader.engine.connect() as connection:
+        query = _device_query().where(schema.devices.c.name == name)
+        row = connection.execute(query).mappings().first()
+        if row is None:
+            near = did_you_mean(name, connection.scalars(sa.select(schema.devices.c.name)).all())
+            raise UsageError(
+                f"no device is named {name[:80]!r}",
+                hint=f"did you mean {near}?" if near else "`edgekit fleet devices` lists them",
+            )
+        marks = sa.select(schema.high_water).where(h.device == name).order_by(h.received_s.desc())
+        gaps = [_gaps(mark) for mark in connection.execute(marks.limit(100)).mappings()]
+    hello, reported, sample = (_object(row[key]) for key in ("hello", "reported", "sample"))
+    return DeviceDetail(
+        row=_device_row(row),
+        facts=hello.get("facts", {}),
+        hello=hello,
+        vitals=sample.get("vitals", {}) if isinstance(sample.get("vitals"), dict) else {},
+        sample=sample,
+        sample_s=row["sample_s"],
+        reported=reported,
+        state=_object(row["state"]),
+        reason=str(reported.get("detail", "")),
+        gaps=gaps,
+    )
+
+
+def summary(reader: Reader) -> Summary:
+    """Return the fleet in numbers."""
+    d, s = schema.devices.c, schema.last_state.c
+    joined = schema.devices.outerjoin(schema.last_state, d.name == s.device)
+    query = sa.select(d.labels, s.online, s.version, s.target).select_from(joined)
+    versions: Counter[str] = Counter()
+    targets: Counter[str] = Counter()
+    states: Counter[bool | None] = Counter()
+    groups: dict[str, Counter[str]] = {}
+    with reader.engine.connect() as connection:
+        for labels, online, version, target in connection.execute(query.where(_registered())):
+            states[online] += 1
+            versions[version or ""] += 1
+            targets[target or ""] += 1
+            word = {True: "online", False: "offline", None: "never_seen"}[online]
+            for key, value in labels.items():
+                groups.setdefault(f"{key}={value}", Counter())[word] += 1
+        a = schema.alerts.c
+        count = sa.select(sa.func.count()).select_from(schema.alerts).where(a.closed_s.is_(None))
+        open_alerts = int(connection.scalar(count) or 0)
+    return Summary(
+        total=states.total(),
+        online=states[True],
+        offline=states[False],
+        never_seen=states[None],
+        open_alerts=open_alerts,
+        versions=dict(versions),
+        targets=dict(targets),
+        groups={name: dict(found) for name, found in groups.items()},
+    )
+
+
+def series(
+    reader: Reader, device: str, metric: str, since_s: float, until_s: float
+) -> list[tuple[float, float]]:
+    """Return a device's values of a metric over time, oldest first.
+
+    Args:
+        reader: Of the store.
+        device: Its name.
+        metric: A name of ``vitals``: ``temp_c``.
+        since_s: Received from then on.
+        until_s: Received before.
+    """
+    files = reader.files(since_s, until_s)
+    if not files:
+        return []
+    value = metric if metric in _COLUMNS else "TRY_CAST(json_extract_string(content, ?) AS DOUBLE)"
+    path = [] if metric in _COLUMNS else [_path("vitals", metric)]
+    sql = (
+        f"SELECT received_s, {value} AS value FROM read_parquet(?, union_by_name = true)"  # noqa: S608 - a column of ours or a parameter
+        " WHERE device = ? AND kind = 'sample' AND received_s >= ? AND received_s < ?"
+        " AND value IS NOT NULL ORDER BY received_s, seq"
+    )
+    return reader.raw_rows(sql, [*path, files, device, since_s, until_s])
+
+
+def latency(
+    reader: Reader,
+    *,
+    since_s: float,
+    until_s: float,
+    device: str | None = None,
+    model: str | None = None,
+) -> list[LatencyPoint]:
+    """Return latencies by 5 minutes, from merged histograms.
+
+    Args:
+        reader: Of the store.
+        since_s: Windows that end later.
+        until_s: Windows that begin before.
+        device: Of one device alone.
+        model: Of one model alone.
+    """
+    by_window: dict[int, LatencyHistogram] = {}
+    for row in _rollups(reader, since_s, until_s, device=device, model=model):
+        before = by_window.get(row["window_s"], LatencyHistogram())
+        by_window[row["window_s"]] = before.merged(_histogram(row["latency"]))
+    return [
+        LatencyPoint(float(t), *map(found.percentile_ms, (0.5, 0.95, 0.99)), found.count)
+        for t, found in sorted(by_window.items())
+    ]
+
+
+def windows(
+    reader: Reader, since_s: float, until_s: float, device: str | None = None
+) -> Mapping[tuple[str, str], tuple[int, int, LatencyHistogram]]:
+    """Return what models did: requests, errors and latencies by device and model.
+
+    Args:
+        reader: Of the store.
+        since_s: Windows that end later.
+        until_s: Windows that begin before.
+        device: Of one device; None for each of them.
+    """
+    found: dict[tuple[str, str], tuple[int, int, LatencyHistogram]] = {}
+    for row in _rollups(reader, since_s, until_s, device=device, each=device is None):
+        key = (row["device"], row["model"])
+        requests, errors, histogram = found.get(key, (0, 0, LatencyHistogram()))
+        merged = histogram.merged(_histogram(row["latency"]))
+        found[key] = (requests + row["requests"], errors + row["errors"], merged)
+    return found
+
+
+def events(
+    reader: Reader, *, device: str | None = None, since_s: float = 0.0, limit: int = 200
+) -> list[EventRow]:
+    """Return events, the newest first."""
+    e = schema.events.c
+    query = sa.select(schema.events).where(e.received_s >= since_s)
+    if device is not None:
+        query = query.where(e.device == device)
+    with reader.engine.connect() as connection:
+        found = connection.execute(query.order_by(e.id.desc()).limit(limit)).mappings()
+        return [EventRow(**{**row, "values": _object(row["values"])}) for row in found]
+
+
+def models(reader: Reader, *, now_s: float | None = None) -> list[ModelRow]:
+    """Return the models that any device serves.
+
+    Args:
+        reader: Of the store.
+        now_s: End of the day that is summed up; the latest window by default.
+    """
+    serving = _serving(reader)
+    until_s = now_s if now_s is not None else _latest_s(reader)
+    done: dict[str, tuple[int, int, LatencyHistogram]] = {}
+    for row in _rollups(reader, until_s - DAY_S, until_s):
+        requests, errors, histogram = done.get(row["model"], (0, 0, LatencyHistogram()))
+        merged = histogram.merged(_histogram(row["latency"]))
+        done[row["model"]] = (requests + row["requests"], errors + row["errors"], merged)
+    return [
+        _model_row(name, serving.get(name, {}), *done.get(name, (0, 0, LatencyHistogram())))
+        for name in sorted({*serving, *done})
+    ]
+
+
+def model(reader: Reader, name: str) -> ModelDetail:
+    """Return a model over the fleet.
+
+    Raises:
+        UsageError: No device serves it.
+    """
+    rows = {row.name: row for row in models(reader)}
+    if name not in rows:
+        near = did_you_mean(name, rows)
+        raise UsageError(
+            f"no device serves a model named {name[:80]!r}",
+            hint=f"did you mean {near}?" if near else None,
+        )
+    s = schema.last_state.c
+    measurements: dict[str, Mapping[str, float]] = {}
+    drift: dict[str, Mapping[str, Any]] = {}
+    is_here = sa.func.json_extract(s.reported, _path("running", name)).is_not(None)
+    query = sa.select(s.device, s.reported, s.sample).where(is_here)
+    with reader.engine.connect() as connection:
+        for device_name, reported, sample in connection.execute(query):
+            found = _object(reported).get("measurements")
+            if found:
+                measurements[device_name] = found
+            said = _models_of(_object(sample)).get(name, {})
+            if isinstance(said, dict) and isinstance(said.get("drift"), dict):
+                drift[device_name] = said["drift"]
+    return ModelDetail(rows[name], measurements, drift)
+
+
+def alerts(reader: Reader, *, is_open: bool | None = True) -> Sequence[AlertRow]:
+    """Return alerts, the newest first."""
+    from edgekit.fleet.alerts.rows import AlertRows
+
+    return AlertRows(reader.engine).list(is_open=is_open)
+
+
+def orders(reader: Reader, *, limit: int = 50) -> list[Rollout]:
+    """Return the last orders, the newest first."""
+    from edgekit.fleet.order_store import Orders
+
+    return Orders(reader.engine, lambda _devices: {}).last_rollouts(limit)
+
+
+def audit(reader: Reader, *, limit: int = 200) -> list[AuditRow]:
+    """Return what people did, the latest first."""
+    query = sa.select(schema.audit).order_by(schema.audit.c.id.desc()).limit(limit)
+    with reader.engine.connect() as connection:
+        return [AuditRow(**row) for row in connection.execute(query).mappings()]
+
+
+def ingest(reader: Reader) -> IngestRow | None:
+    """Return how ingest is; None where it never ran."""
+    i = schema.ingest_state.c
+    query = sa.select(i.alive_s, i.status, i.detail, i.counts).order_by(i.alive_s.desc())
+    with reader.engine.connect() as connection:
+        row = connection.execute(query).mappings().first()
+    return IngestRow(**{**row, "counts": _object(row["counts"])}) if row else None
+
+
+def _device_query() -> sa.Select[Any]:
+    d, s, a = schema.devices.c, schema.last_state.c, schema.alerts.c
+    count = (
+        sa.select(a.device, sa.func.count().label("n"))
+        .where(a.closed_s.is_(None))
+        .group_by(a.device)
+        .subquery()
+    )
+    joined = schema.devices.outerjoin(schema.last_state, d.name == s.device)
+    joined = joined.outerjoin(count, count.c.device == d.name)
+    columns = [column for column in schema.last_state.c if column.name != "device"]
+    number = sa.func.coalesce(count.c.n, 0).label("alerts")
+    query = sa.select(d.name, d.labels, *columns, number)
+    return query.select_from(joined).where(_registered())
+
+
+def _registered() -> sa.ColumnElement[bool]:
+    return schema.devices.c.removed_s.is_(None)
+
+
+def _state(state: str) -> sa.ColumnElement[bool]:
+    online = schema.last_state.c.online
+    if state == "never":
+        return online.is_(None)
+    if state not in {"online", "offline"}:
+        raise UsageError(f"no state is named {state[:40]!r}", hint="online, offline or never")
+    return online.is_(state == "online")
+
+
+def _device_row(row: Mapping[Any, Any]) -> DeviceRow:
+    running = _object(row["reported"]).get("running", {})
+    said = _models_of(_object(row["sample"]))
+    p95 = {name: _p95(values) for name, values in said.items()}
+    return DeviceRow(
+        name=row["name"],
+        labels=row["labels"],
+        online=row["online"],
+        last_seen_s=row["last_seen_s"],
+        target=row["target"] or "",
+        version=row["version"] or "",
+        models={name: sha256[:_DIGITS] for name, sha256 in running.items()},
+        temp_c=row["temp_c"],
+        cpu_share=row["cpu_share"],
+        p95_ms={name: value for name, value in p95.items() if value is not None},
+        alerts=row["alerts"],
+        phase=row["phase"] or "",
+    )
+
+
+def _gaps(row: Mapping[Any, Any]) -> Gaps:
+    issued = max(row["issued"], row["top"] + 1)
+    ranges = [(int(a), int(b)) for a, b in json.loads(row["ranges"])]
+    return Gaps(row["boot_id"], row["have"], issued, row["dropped"], ranges, row["received_s"])
+
+
+def _rollups(
+    reader: Reader,
+    since_s: float,
+    until_s: float,
+    *,
+    device: str | None = None,
+    model: str | None = None,
+    each: bool = False,
+) -> list[Mapping[Any, Any]]:
+    r = schema.rollups.c
+    columns = (r.window_s, r.device, r.model, r.requests, r.errors, r.latency)
+    query = sa.select(*columns).where(r.window_s > since_s - WINDOW_S, r.window_s < until_s)
+    query = query.where(r.device != _NO_TEXT if each else r.device == (device or _NO_TEXT))
+    query = query.where(r.model != _NO_TEXT if model is None else r.model == model)
+    with reader.engine.connect() as connection:
+        return list(connection.execute(query).mappings())
+
+
+def _latest_s(reader: Reader) -> float:
+    with reader.engine.connect() as connection:
+        latest = connection.scalar(sa.select(sa.func.max(schema.rollups.c.window_s)))
+    return float(latest or 0) + WINDOW_S
+
+
+def _serving(reader: Reader) -> dict[str, Counter[str]]:
+    found: dict[str, Counter[str]] = {}
+    s, d = schema.last_state.c, schema.devices.c
+    joined = schema.last_state.join(schema.devices, d.name == s.device)
+    query = sa.select(s.reported).select_from(joined).where(_registered(), s.reported.is_not(None))
+    with reader.engine.connect() as connection:
+        for reported in connection.scalars(query):
+            for name, sha256 in _object(reported).get("running", {}).items():
+                found.setdefault(name, Counter())[sha256[:_DIGITS]] += 1
+    return found
+
+
+def _model_row(
+    name: str, bundles: Mapping[str, int], requests: int, errors: int, found: LatencyHistogram
+) -> ModelRow:
+    p50, p95 = found.percentile_ms(0.5), found.percentile_ms(0.95)
+    return ModelRow(name, sum(bundles.values()), dict(bundles), requests, errors, p50, p95)
+
+
+def _histogram(text: str) -> LatencyHistogram:
+    buckets, sum_us = json.loads(text)
+    counts: Counter[int] = Counter({int(bucket): n for bucket, n in buckets.items()})
+    return LatencyHistogram(counts, counts.total(), sum_us)
+
+
+def _p95(values: object) -> float | None:
+    latency_ms = values.get("latency_ms") if isinstance(values, dict) else None
+    try:
+        found = LatencyHistogram.from_json(latency_ms if isinstance(latency_ms, dict) else {})
+    except TrustError:
+        return None
+    return found.percentile_ms(0.95)
+
+
+def _models_of(sample: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = sample.get("models")
+    return found if isinstance(found, dict) else {}
+
+
+def _object(text: str | None) -> dict[str, Any]:
+    found = json.loads(text) if text else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _path(*names: str) -> str:
+    for name in names:
+        if '"' in name or "\\" in name:
+            raise UsageError(f"no name holds a quote: {name[:40]!r}")
+    return "$" + "".join(f'."{name}"' for name in _plain(names))
+
+
+def _plain(names: Iterable[str]) -> list[str]:
+    return [name[:1000] for name in names]
