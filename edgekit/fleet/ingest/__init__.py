@@ -1,0 +1,1 @@
+"""Ingest: what devices say, into the store, once each, and then acknowledged."""
