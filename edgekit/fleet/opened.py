@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping, Sequence
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from edgekit.fleet.broker import Role, credentials
-from edgekit.fleet.bundles import bundle_path, read_offer
 from edgekit.fleet.client import to_plain
 from edgekit.fleet.dispatch import Report
 from edgekit.fleet.home import FleetHome
@@ -17,23 +17,15 @@ from edgekit.fleet.office import Known, Office, Place
 from edgekit.fleet.publisher import BrokerAddress
 from edgekit.fleet.settings import load_settings
 from edgekit.fleet.sql import Answer, Source, run_query
-from edgekit.wire.errors import EdgekitError, MissingToolError, UsageError
+from edgekit.wire.errors import MissingToolError
 from edgekit.wire.signing import load_private_key
 
 if TYPE_CHECKING:
-    from edgekit.fleet.alerts.rows import AlertRows
+    from edgekit.fleet.alerts.store import StoreFacts
 
-_EVENTS = 50
-
-
-def _part(name: str) -> Any:  # noqa: ANN401 - a module
-    try:
-        return importlib.import_module(f"edgekit.fleet.{name}")
-    except ImportError as error:
-        raise MissingToolError(
-            f"this part of the fleet is not installed: {error.name or name}",
-            hint="pip install 'edgekit[fleet]'",
-        ) from error
+# What a device refused before that is of an order that nobody follows any more.
+_REFUSALS_S = 31 * 86_400.0
+_NAMES_AT_ONCE = 5000
 
 
 class Opened:
@@ -48,19 +40,25 @@ class Opened:
         reader: For :mod:`edgekit.fleet.store.queries`.
 
     Raises:
-        ConfigError: It is no fleet.
+        ConfigError: It is no fleet, or its store cannot be opened.
         MissingToolError: The extra ``[fleet]`` is not installed.
     """
 
     def __init__(self, folder: Path) -> None:
         self.home = FleetHome.open(folder)
         self.settings = load_settings(self.home)
-        store = _part("store")
-        self.queries = _part("store.queries")
+        try:
+            from edgekit.fleet.store import open_store
+            from edgekit.fleet.store.queries import Reader
+
+            self.engine = open_store(self.home.database)
+        except ImportError as error:
+            raise MissingToolError(
+                f"the fleet needs {error.name}", hint="pip install 'edgekit[fleet]'"
+            ) from error
         self._stack = ExitStack()
-        self.engine = store.open_store(self.home.database)
         self._stack.callback(self.engine.dispose)
-        self.reader = self.queries.Reader(self.engine, self.home.raw)
+        self.reader = Reader(self.engine, self.home.raw)
 
     def __enter__(self) -> Self:
         return self
@@ -73,25 +71,21 @@ class Opened:
         self._stack.close()
 
     @property
-    def alerts(self) -> AlertRows:
-        """Alerts and silences."""
-        from edgekit.fleet.alerts.rows import AlertRows
+    def alerts(self) -> StoreFacts:
+        """Alerts, silences, and what alerts know."""
+        from edgekit.fleet.alerts.store import StoreFacts
 
-        return AlertRows(self.engine)
+        return StoreFacts(self.home, self.reader)
 
     def address(self, role: Role) -> BrokerAddress:
-        """Return the fleet's broker, and as whom to connect.
-
-        Args:
-            role: ``ingest``, ``web`` or ``alerts``.
-        """
+        """Return the fleet's broker, and as whom to connect."""
         username, password = credentials(self.home, role)
         settings = self.settings
         return BrokerAddress(settings.broker_host, settings.broker_port, username, password)
 
     def source(self) -> Source:
         """Return what a query sees."""
-        files = sorted(self.home.raw.rglob("*.parquet"))
+        files = [Path(name) for name in self.reader.files()]
         return Source(self.home.database, self.home.raw, files)
 
     def office(self) -> Office:
@@ -112,39 +106,61 @@ class Opened:
 
     def known(self) -> dict[str, Known]:
         """Return all devices that are registered, by name."""
-        page = self.queries.devices(self.reader, limit=1_000_000)
-        return {row.name: Known(row.labels, row.online) for row in page.rows}
+        import sqlalchemy as sa
+
+        from edgekit.fleet.store.schema import devices, last_state
+
+        d, s = devices.c, last_state.c
+        joined = devices.outerjoin(last_state, d.name == s.device)
+        query = sa.select(d.name, d.labels, s.online).select_from(joined)
+        with self.engine.connect() as connection:
+            rows = connection.execute(query.where(d.removed_s.is_(None))).all()
+        return {name: Known(labels, online) for name, labels, online in rows}
 
     def reports(self, devices: Sequence[str]) -> Mapping[str, Report]:
         """Return what devices said last; those that are not registered are missing."""
         found: dict[str, Report] = {}
-        for name in devices:
-            try:
-                detail = to_plain(self.queries.device(self.reader, name))
-            except UsageError:
-                continue
-            said = detail.get("reported") or {}
-            refusals = [
-                event
-                for event in to_plain(self.queries.events(self.reader, device=name, limit=_EVENTS))
-                if event["values"].get("what") == "order-refused"
-            ]
-            found[name] = Report(
-                said.get("order_id"),
-                said.get("phase", ""),
-                said.get("detail", ""),
-                said.get("running", {}),
-                str(refusals[0]["values"].get("why", "")) if refusals else "",
-                float(refusals[0]["received_s"]) if refusals else 0.0,
-            )
+        for start in range(0, len(devices), _NAMES_AT_ONCE):
+            found.update(self._reports(devices[start : start + _NAMES_AT_ONCE]))
         return found
 
-    def p95_limit_ms(self, sha256: str) -> float | None:
-        """Return the contract's p95 limit of a bundle that is offered, where it has one."""
-        try:
-            return read_offer(bundle_path(self.home.bundles, sha256), None).p95_limit_ms
-        except EdgekitError:
-            return None
+    def _reports(self, names: Sequence[str]) -> Iterator[tuple[str, Report]]:
+        import sqlalchemy as sa
+
+        from edgekit.fleet.store.schema import devices, events, last_state
+
+        d, s, e = devices.c, last_state.c, events.c
+        joined = devices.outerjoin(last_state, d.name == s.device)
+        query = sa.select(d.name, s.reported).select_from(joined)
+        is_refusal = sa.func.json_extract(e["values"], "$.what") == "order-refused"
+        since_s = time.time() - _REFUSALS_S
+        newest = (
+            sa.select(sa.func.max(e.id))
+            .where(e.device.in_(names), e.received_s >= since_s, is_refusal)
+            .group_by(e.device)
+        )
+        with self.engine.connect() as connection:
+            rows = connection.execute(query.where(d.removed_s.is_(None), d.name.in_(names))).all()
+            refusals = {
+                device: (str(_object(values).get("why", "")), float(received_s))
+                for device, values, received_s in connection.execute(
+                    sa.select(e.device, e["values"], e.received_s).where(e.id.in_(newest))
+                )
+            }
+        for name, reported in rows:
+            said = _object(reported)
+            why, at_s = refusals.get(name, ("", 0.0))
+            yield (
+                name,
+                Report(
+                    order_id=said.get("order_id"),
+                    phase=said.get("phase", ""),
+                    detail=said.get("detail", ""),
+                    running=said.get("running", {}),
+                    refusal=why,
+                    refused_s=at_s,
+                ),
+            )
 
 
 class Home:
@@ -159,10 +175,10 @@ class Home:
 
     def get(self, what: str, **asked: Any) -> Any:  # noqa: ANN401 - JSON
         """Return rows."""
-        if what == "alerts":
-            return to_plain(self.opened.alerts.list(is_open=asked["is_open"]))
+        from edgekit.fleet.store import queries
+
         leading = [asked.pop(key) for key in _LEADING.get(what, ())]
-        return to_plain(getattr(self.opened.queries, what)(self.opened.reader, *leading, **asked))
+        return to_plain(getattr(queries, what)(self.opened.reader, *leading, **asked))
 
     def query(self, sql: str, rows: int, timeout_s: float) -> Answer:
         """Run one SELECT."""
@@ -175,3 +191,8 @@ class Home:
 
 # Arguments that the store's queries take by place.
 _LEADING = {"device": ("name",), "series": ("device", "metric", "since_s", "until_s")}
+
+
+def _object(text: str | None) -> dict[str, Any]:
+    found = json.loads(text) if text else {}
+    return found if isinstance(found, dict) else {}

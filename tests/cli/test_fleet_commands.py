@@ -46,8 +46,7 @@ class Rows:
         self.events = [
             {
                 "device": "cam-0000",
-                "boot_id": "5f0c2a9e41d7b380",
-                "seq": seq,
+                "id": seq,
                 "received_s": NOW_S - 10 + seq,
                 "values": {"what": "trial", "model": "pets"},
             }
@@ -155,7 +154,7 @@ def test_events_are_tailed_oldest_first(rows, capsys):
     assert len(text.splitlines()) == 2
     assert all("trial   model pets" in line for line in text.splitlines())
     document = json.loads(call(capsys, "tail", "--json"))
-    assert [event["seq"] for event in document["events"]] == [0, 1, 2]
+    assert [event["id"] for event in document["events"]] == [0, 1, 2]
 
 
 def test_a_tail_prints_each_event_once(rows, capsys, monkeypatch):
@@ -165,7 +164,7 @@ def test_a_tail_prints_each_event_once(rows, capsys, monkeypatch):
         looks.append(seconds)
         if len(looks) == 3:
             raise KeyboardInterrupt
-        late = {"seq": 10 + len(looks), "received_s": time.time()}
+        late = {"id": 10 + len(looks), "received_s": time.time()}
         rows.events.append(rows.events[0] | late)
 
     monkeypatch.setattr(fleet_tail.time, "sleep", sleep)

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from edgekit.fleet.client import Fleet
 
 SCHEMA = "edgekit.fleet-devices/1"
-SORTS = ("name", "last_seen", "temp", "cpu", "version", "alerts")
+# What the store calls the columns.
+SORTS = {
+    "name": "name",
+    "seen": "last_seen_s",
+    "temp": "temp_c",
+    "cpu": "cpu_share",
+    "version": "version",
+    "alerts": "alerts",
+}
 STATES = ("online", "offline", "never")
 
 
@@ -26,7 +34,7 @@ STATES = ("online", "offline", "never")
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="With this label.")
 @click.option("--state", type=click.Choice(STATES), help="Connected now, not, or never yet.")
 @click.option("--model", metavar="NAME", help="That serve this model.")
-@click.option("--sort", type=click.Choice(SORTS), default="name", help="By this column.")
+@click.option("--sort", type=click.Choice(list(SORTS)), default="name", help="By this column.")
 @click.option("--descending", is_flag=True, help="The largest first.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many.")
 @fleet_options
@@ -57,7 +65,7 @@ def command(
         labels=read_labels(labels),
         state=state,
         model=model,
-        sort=sort,
+        sort=SORTS[sort],
         descending=descending,
         limit=limit,
     )

@@ -61,7 +61,7 @@ class _Seen:
     """Knows which events have been printed."""
 
     def __init__(self, events: list[dict[str, Any]], now_s: float) -> None:
-        self._known: dict[str, float] = {}
+        self._known: dict[object, float] = {}
         self._last_s = now_s
         self.new(events)
 
@@ -74,7 +74,7 @@ class _Seen:
         """Return those that are new, oldest first."""
         fresh = []
         for event in sorted(events, key=lambda event: float(event.get("received_s") or 0.0)):
-            key = f"{event.get('device')} {event.get('boot_id')} {event.get('seq')}"
+            key = event.get("id")
             at_s = float(event.get("received_s") or 0.0)
             if key not in self._known:
                 self._known[key] = at_s
