@@ -1,0 +1,185 @@
+"""Ingest at work: takes what came, stores it about once a second, and only then acknowledges."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekit.fleet.ingest.collect import Pending, control, gather
+from edgekit.fleet.ingest.decode import Control, Refusal, Telemetry, decode
+from edgekit.fleet.ingest.inbox import Arrived, Inbox
+from edgekit.fleet.ingest.ledger import Ledger, RawFile
+from edgekit.fleet.store import parquet as raw
+from edgekit.wire.messages import Ack
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+log = logging.getLogger(__name__)
+
+Tell = Callable[[str, Ack], None]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """When ingest does what.
+
+    Attributes:
+        flush_s: What came is stored after this long.
+        max_rows: Or when there are so many.
+        devices_s: How often the registered devices are read anew.
+        alive_s: How often it says that it works.
+        retry_s: After a failure to store.
+        min_free_bytes: With less free on the disk it waits, while it can still say so.
+    """
+
+    flush_s: float = 1.0
+    max_rows: int = 20_000
+    devices_s: float = 2.0
+    alive_s: float = 5.0
+    retry_s: float = 2.0
+    min_free_bytes: int = 64 << 20
+
+
+class Worker:
+    """Stores what comes in; of one thread.
+
+    Args:
+        engine: Of the store.
+        folder: Of raw telemetry.
+        fleet: Name of the fleet.
+        inbox: What came.
+        tell: Sends an acknowledgement to a device.
+        pace: When it does what.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        folder: Path,
+        fleet: str,
+        inbox: Inbox,
+        tell: Tell,
+        pace: Pace | None = None,
+    ) -> None:
+        self.counts: Counter[str] = Counter()
+        self._folder = folder
+        self._fleet = fleet
+        self._inbox = inbox
+        self._tell = tell
+        self._pace = pace or Pace()
+        self._ledger = Ledger(engine)
+        self._duck = raw.connect()
+        self._known: Collection[str] = self._ledger.devices()
+        self._pending = Pending()
+        self._file: RawFile | None = None
+        self._due_s = self._devices_due_s = self._alive_due_s = 0.0
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.counts["orphans"] += raw.remove_orphans(folder, self._ledger.raw_names())
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until told to stop; what has come is stored first."""
+        try:
+            while not stop.is_set():
+                self.step(stop)
+            self._take(self._inbox.take(0.0, most=1_000_000))
+            if not self._pending.is_empty:
+                self._store()
+        finally:
+            self._duck.close()
+            self._ledger.close()
+
+    def step(self, stop: threading.Event) -> None:
+        """Take what came, and store it where it is time."""
+        started = bool(self._pending.lines or self._pending.acks or self._pending.controls)
+        now_s = time.monotonic()
+        wait_s = max(0.0, self._due_s - now_s) if started else 0.5
+        arrived = self._inbox.take(wait_s)
+        if arrived and not started:
+            self._due_s = time.monotonic() + self._pace.flush_s
+        self._take(arrived)
+        now_s = time.monotonic()
+        if self._is_due(now_s):
+            self._store_or_wait(stop)
+        if now_s >= self._devices_due_s:
+            self._devices_due_s = now_s + self._pace.devices_s
+            self._known = self._ledger.devices()
+        if now_s >= self._alive_due_s:
+            self._say_alive("running", "")
+
+    def _is_due(self, now_s: float) -> bool:
+        if self._pending.is_empty:
+            return False
+        return now_s >= self._due_s or len(self._pending.lines) >= self._pace.max_rows
+
+    def _take(self, arrived: list[Arrived]) -> None:
+        for item in arrived:
+            found = decode(item.topic, item.payload, self._fleet, self._known)
+            if isinstance(found, Refusal):
+                self.counts[f"refused_{found.reason}"] += 1
+                log.debug("refused from %s: %s %s", found.device, found.reason, found.detail)
+            elif isinstance(found, Telemetry):
+                gather(self._pending, self._ledger, found, item.received_s)
+            elif isinstance(found, Control):
+                retained = item.is_retained
+                control(self._pending, found, item.received_s, is_retained=retained)
+
+    def _store_or_wait(self, stop: threading.Event) -> None:
+        """Store what is gathered; as long as that fails, nothing more is taken."""
+        waiting = ""
+        while True:
+            why = self._try_store()
+            if not why:
+                break
+            if why != waiting:
+                log.error("ingest waits: %s", why)
+                waiting = why
+            self._say_alive("waiting", why)
+            if stop.wait(self._pace.retry_s):
+                return
+        if waiting:
+            log.warning("ingest works again")
+            self._say_alive("running", "")
+
+    def _try_store(self) -> str:
+        import duckdb
+
+        try:
+            free = shutil.disk_usage(self._folder).free
+            if free < self._pace.min_free_bytes:
+                return f"the disk is full: {free >> 20} MiB free"
+            self._store()
+        except (OSError, duckdb.Error, sqlite3.Error) as error:
+            first, *_ = str(error).splitlines() or [type(error).__name__]
+            return first[:300]
+        return ""
+
+    def _store(self) -> None:
+        pending = self._pending
+        if pending.lines and self._file is None:
+            name = raw.new_name(pending.first_s)
+            size = raw.write_lines(self._duck, self._folder, name, pending.lines)
+            rows = len(pending.lines)
+            self._file = RawFile(name, rows, size, pending.first_s, pending.last_s)
+        self._ledger.commit(pending, self._file)
+        self._pending, self._file = Pending(), None
+        self.counts.update(pending.counts)
+        self.counts["flushes"] += 1
+        for device, ack in pending.ack_messages():
+            self._tell(device, ack)
+            self.counts["acks"] += 1
+
+    def _say_alive(self, status: str, detail: str) -> None:
+        self._alive_due_s = time.monotonic() + self._pace.alive_s
+        try:
+            self._ledger.alive(time.time(), status, detail, dict(self.counts))
+        except sqlite3.Error as error:
+            log.warning("ingest cannot say how it is: %s", error)

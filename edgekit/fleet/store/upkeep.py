@@ -1,0 +1,203 @@
+"""The store's upkeep: small files become few, what is too old or too much goes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from edgekit.fleet.store.parquet import connect, new_name, quoted, write_select
+from edgekit.fleet.store.schema import events, high_water, raw_files, rollups
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+    from sqlalchemy import Engine
+
+log = logging.getLogger(__name__)
+
+DAY_S = 86_400.0
+PERIOD_S = 20.0
+# A reader that has just listed a file gets the time to read it.
+GRACE_S = 120.0
+MERGE_FILES = 30
+MAX_MERGED_ROWS = 1_000_000
+MAX_MERGED_BYTES = 64 << 20
+MAX_EVENTS = 1_000_000
+# What the fleet did as a whole is small; a process that is silent for so long comes no more.
+ROLLUP_DAYS = 400.0
+PROCESS_DAYS = 400.0
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """A file of raw telemetry that counts."""
+
+    name: str
+    rows: int
+    bytes: int
+    first_s: float
+    last_s: float
+    is_merged: bool = False
+
+
+def to_merge(files: Sequence[RawFile], least: int = MERGE_FILES) -> list[RawFile]:
+    """Return the files that shall become one; none where it is too early.
+
+    Args:
+        files: That count, oldest first.
+        least: So many of one day are worth it.
+    """
+    found: list[RawFile] = []
+    rows = size = 0
+    for file in files:
+        if file.is_merged:
+            continue
+        is_full = rows + file.rows > MAX_MERGED_ROWS or size + file.bytes > MAX_MERGED_BYTES
+        is_other_day = bool(found) and file.first_s // DAY_S != found[0].first_s // DAY_S
+        if found and (is_full or is_other_day):
+            if len(found) > 1:
+                return found
+            found, rows, size = [], 0, 0
+        found.append(file)
+        rows, size = rows + file.rows, size + file.bytes
+    return found if len(found) >= least else []
+
+
+def to_drop(
+    files: Sequence[RawFile], now_s: float, max_days: float, max_bytes: int
+) -> list[RawFile]:
+    """Return the files that are too old, or too much, the oldest first.
+
+    Args:
+        files: That count.
+        now_s: Unix time in seconds.
+        max_days: How long they are kept.
+        max_bytes: How much they may take in all.
+    """
+    too_much = sum(file.bytes for file in files) - max_bytes
+    dropped: list[RawFile] = []
+    for file in sorted(files, key=lambda file: file.last_s):
+        if file.last_s >= now_s - max_days * DAY_S and too_much <= 0:
+            break
+        dropped.append(file)
+        too_much -= file.bytes
+    return dropped
+
+
+class Upkeep:
+    """Looks after the store, in a thread of its own.
+
+    Args:
+        engine: Of the store.
+        raw: Folder of raw telemetry.
+        max_days: How long telemetry is kept.
+        max_bytes: How much of it.
+        unix_s: The clock.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        raw: Path,
+        max_days: float,
+        max_bytes: int,
+        unix_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._engine = engine
+        self._raw = raw
+        self._max_days = max_days
+        self._max_bytes = max_bytes
+        self._unix_s = unix_s
+        self._duck: DuckDBPyConnection | None = None
+
+    @contextmanager
+    def running(self, period_s: float = PERIOD_S) -> Iterator[None]:
+        """Look after it while the body runs."""
+        stop = threading.Event()
+        thread = threading.Thread(target=self._run, args=(stop, period_s), name="upkeep")
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def tick(self) -> None:
+        """Look once."""
+        now_s = self._unix_s()
+        self._delete_gone(now_s)
+        dropped = to_drop(self.files(), now_s, self._max_days, self._max_bytes)
+        self._mark_gone([file.name for file in dropped], now_s)
+        while found := to_merge(self.files()):
+            self.merge(found)
+        self._prune(now_s)
+
+    def files(self) -> list[RawFile]:
+        """Return the files that count, oldest first."""
+        r = raw_files.c
+        columns = (r.name, r.rows, r.bytes, r.first_s, r.last_s, r.is_merged)
+        query = sa.select(*columns).where(r.gone_s.is_(None)).order_by(r.first_s, r.name)
+        with self._engine.connect() as connection:
+            return [RawFile(*row) for row in connection.execute(query)]
+
+    def merge(self, files: Sequence[RawFile]) -> None:
+        """Make one file of several, ordered by device; readers see either those or this."""
+        first_s, last_s = min(f.first_s for f in files), max(f.last_s for f in files)
+        name = new_name(first_s)
+        listed = ", ".join(quoted(self._raw / file.name) for file in files)
+        select = f"SELECT * FROM read_parquet([{listed}]) ORDER BY device, received_s, seq"  # noqa: S608 - paths of our own
+        if self._duck is None:
+            self._duck = connect()
+        size = write_select(self._duck, self._raw / name, select)
+        row = {"name": name, "rows": sum(f.rows for f in files), "bytes": size}
+        row |= {"first_s": first_s, "last_s": last_s, "is_merged": True}
+        old = raw_files.c.name.in_([file.name for file in files])
+        with self._engine.begin() as connection:
+            connection.execute(sa.insert(raw_files).values(**row))
+            connection.execute(sa.update(raw_files).where(old).values(gone_s=self._unix_s()))
+
+    def _run(self, stop: threading.Event, period_s: float) -> None:
+        while not stop.wait(period_s):
+            try:
+                self.tick()
+            except Exception:
+                # A full disk, a locked store: ingest goes on, and the next look may do better.
+                log.exception("the store's upkeep failed")
+
+    def _mark_gone(self, names: Sequence[str], now_s: float) -> None:
+        if names:
+            with self._engine.begin() as connection:
+                these = raw_files.c.name.in_(names)
+                connection.execute(sa.update(raw_files).where(these).values(gone_s=now_s))
+
+    def _delete_gone(self, now_s: float) -> None:
+        r = raw_files.c
+        with self._engine.connect() as connection:
+            query = sa.select(r.name).where(r.gone_s < now_s - GRACE_S)
+            names = list(connection.scalars(query))
+        for name in names:
+            (self._raw / name).unlink(missing_ok=True)
+        if names:
+            with self._engine.begin() as connection:
+                connection.execute(sa.delete(raw_files).where(r.name.in_(names)))
+
+    def _prune(self, now_s: float) -> None:
+        u, h = rollups.c, high_water.c
+        is_old = sa.and_(u.device != "", u.window_s < now_s - self._max_days * DAY_S)
+        is_ancient = u.window_s < now_s - ROLLUP_DAYS * DAY_S
+        newest = sa.select(sa.func.max(events.c.id)).scalar_subquery()
+        with self._engine.begin() as connection:
+            connection.execute(sa.delete(rollups).where(sa.or_(is_old, is_ancient)))
+            connection.execute(
+                sa.delete(high_water).where(h.received_s < now_s - PROCESS_DAYS * DAY_S)
+            )
+            too_old = events.c.received_s < now_s - self._max_days * DAY_S
+            too_many = events.c.id <= newest - MAX_EVENTS
+            connection.execute(sa.delete(events).where(sa.or_(too_old, too_many)))
