@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import ipaddress
+import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 from edgekit.fleet.home import FleetHome, write_private
-from edgekit.wire.errors import ConfigError, TrustError
+from edgekit.wire.errors import ConfigError, EdgekitError, TrustError
 from edgekit.wire.located import Table, load_toml
+from edgekit.wire.strict import Fields, parse_object
 from edgekit.wire.topics import check_name
 
 BrokerKind = Literal["auto", "mosquitto", "amqtt"]
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
+_MAX_GIVEN_BYTES = 4096
 
 # Every key with what it means; the reference is made from it.
 KEYS: Mapping[str, str] = {
@@ -20,8 +26,11 @@ KEYS: Mapping[str, str] = {
     "http.port": "port, 8600 by default",
     "http.url": "how devices reach it, where that is not `http://host:port`",
     "broker.kind": "`auto` (mosquitto where it is installed), `mosquitto` or `amqtt`",
-    "broker.host": "address of the broker, `127.0.0.1` by default",
-    "broker.port": "port, 1883 by default",
+    "broker.host": "loopback address of the broker, `127.0.0.1` by default",
+    "broker.port": "its port there, 1883 by default",
+    "broker.listen": "address where devices reach it over TLS; none by default: loopback alone",
+    "broker.tls_port": "port there, 8883 by default",
+    "broker.name": "host name or address that devices connect to; `broker.listen` by default",
     "retention.days": "days that raw telemetry is kept, 30 by default",
     "retention.gib": "GiB that raw telemetry may take, 20 by default",
 }
@@ -38,6 +47,9 @@ class Settings:
     broker_kind: BrokerKind = "auto"
     broker_host: str = "127.0.0.1"
     broker_port: int = 1883
+    broker_listen: str = ""
+    broker_tls_port: int = 8883
+    broker_name: str = ""
     retention_days: float = 30.0
     retention_bytes: int = 20 << 30
 
@@ -53,7 +65,50 @@ def load_settings(home: FleetHome) -> Settings:
     Raises:
         ConfigError: The file is malformed, or names an unknown key.
     """
-    return read_settings(load_toml(home.settings_file))
+    return replace(read_settings(load_toml(home.settings_file)), **_given(home))
+
+
+def keep_given(home: FleetHome, given: Mapping[str, str | int]) -> None:
+    """Keep what the command line of a fleet that runs says in place of its file.
+
+    Args:
+        home: The fleet.
+        given: Attributes of :class:`Settings`; empty when it stops.
+
+    Raises:
+        ConfigError: The file cannot be written.
+    """
+    path = home.run / "given.json"
+    if given:
+        write_private(path, json.dumps(dict(given)).encode())
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _given(home: FleetHome) -> dict[str, Any]:
+    path = home.run / "given.json"
+    if not path.exists():
+        return {}
+    try:
+        with path.open("rb") as file:
+            fields = Fields(parse_object(file.read(_MAX_GIVEN_BYTES), str(path)), str(path))
+        found: dict[str, Any] = {
+            key: fields.integer(key, 1, 65535)
+            for key in ("http_port", "broker_port")
+            if fields.has(key)
+        }
+        for key in ("http_host", "broker_listen"):
+            if fields.has(key):
+                found[key] = fields.text(key)
+                if not is_address(found[key]):
+                    raise ConfigError(f"{key} is no IP address")
+        fields.close()
+    except (OSError, EdgekitError) as error:
+        raise ConfigError(
+            f"what `edgekit fleet up` was given cannot be read: {error}",
+            hint=f"stop it and delete {path}",
+        ) from error
+    return found
 
 
 def read_settings(table: Table) -> Settings:
@@ -66,12 +121,15 @@ def read_settings(table: Table) -> Settings:
     plain = Settings()
     settings = Settings(
         name=_name(table),
-        http_host=http.get("host", str, plain.http_host),
+        http_host=_address(http, "host") or plain.http_host,
         http_port=_port(http, plain.http_port),
         http_url=_url(http),
         broker_kind=_kind(broker),
-        broker_host=broker.get("host", str, plain.broker_host),
+        broker_host=_loopback(broker),
         broker_port=_port(broker, plain.broker_port),
+        broker_listen=_address(broker, "listen"),
+        broker_tls_port=_port(broker, plain.broker_tls_port, "tls_port"),
+        broker_name=_host(broker, "name"),
         retention_days=_positive(retention, "days", plain.retention_days),
         retention_bytes=int(_positive(retention, "gib", plain.retention_bytes / 2**30) * 2**30),
     )
@@ -96,6 +154,8 @@ def write_settings(home: FleetHome, settings: Settings) -> None:
         "[broker]",
         f'host = "{settings.broker_host}"',
         f"port = {settings.broker_port}",
+        *([f'kind = "{settings.broker_kind}"'] if settings.broker_kind != "auto" else []),
+        *([f'listen = "{settings.broker_listen}"'] if settings.broker_listen else []),
         "",
         "[retention]",
         f"days = {settings.retention_days:g}",
@@ -112,11 +172,47 @@ def _name(table: Table) -> str:
         raise ConfigError(error.message, hint=error.hint, where=table.where("name")) from error
 
 
-def _port(table: Table, default: int) -> int:
-    port = table.get("port", int, default)
+def _port(table: Table, default: int, key: str = "port") -> int:
+    port = table.get(key, int, default)
     if not 1 <= port <= 65535:  # noqa: PLR2004 - TCP's
-        raise ConfigError(f"{port} is no port", hint="1 to 65535", where=table.where("port"))
+        raise ConfigError(f"{port} is no port", hint="1 to 65535", where=table.where(key))
     return port
+
+
+def _address(table: Table, key: str) -> str:
+    """Read an IP address to listen on; it goes into the broker's settings, so nothing else may."""
+    text = table.get(key, str, "")
+    if text and not is_address(text):
+        raise ConfigError(
+            f"{text[:80]!r} is no IP address", hint="127.0.0.1", where=table.where(key)
+        )
+    return text
+
+
+def _loopback(table: Table) -> str:
+    text = _address(table, "host") or Settings.broker_host
+    if not ipaddress.ip_address(text).is_loopback:
+        raise ConfigError(
+            "the broker's plain port stays on loopback",
+            hint=f'listen = "{text}" lets devices in over TLS',
+            where=table.where("host"),
+        )
+    return text
+
+
+def _host(table: Table, key: str) -> str:
+    text = table.get(key, str, "")
+    if text and not (_HOST.fullmatch(text) or is_address(text)):
+        raise ConfigError(f"{text[:80]!r} is no host name", where=table.where(key))
+    return text
+
+
+def is_address(text: str) -> bool:
+    """Tell whether this is an IP address."""
+    try:
+        return "%" not in str(ipaddress.ip_address(text))
+    except ValueError:
+        return False
 
 
 def _url(table: Table) -> str:

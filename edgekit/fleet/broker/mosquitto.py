@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import shutil
 from pathlib import Path
 
 from edgekit.fleet.broker.accounts import read_passwords, rights, with_roles, write_passwords
+from edgekit.fleet.broker.authority import certify, server_names
 from edgekit.fleet.home import FleetHome, write_private
 from edgekit.fleet.settings import Settings
 
@@ -35,6 +37,8 @@ def prepare(home: FleetHome, settings: Settings) -> None:
     """
     write_passwords(home, with_roles(home, read_passwords(home)))
     write_private(home.broker / "rights", rights(settings.name).encode())
+    if settings.broker_listen:
+        certify(home.broker, server_names(settings), dt.datetime.now(dt.UTC))
     write_private(home.broker / "mosquitto.conf", _text(home, settings).encode())
 
 
@@ -54,6 +58,13 @@ def _text(home: FleetHome, settings: Settings) -> str:
         "log_type error",
         "log_type warning",
     ]
+    if settings.broker_listen:
+        lines += [
+            f"listener {settings.broker_tls_port} {settings.broker_listen}",
+            f"certfile {_plain(folder / 'server.pem')}",
+            f"keyfile {_plain(folder / 'server.key.pem')}",
+            "tls_version tlsv1.2",
+        ]
     if os.geteuid() == 0:
         # It would change to a user who may not read this folder.
         lines.append("user root")
