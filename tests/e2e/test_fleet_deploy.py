@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +19,33 @@ import pytest
 import uvicorn
 
 from edgekit.fleet.bundles import BundleApp
-from edgekit.fleet.dispatch import Report
-from edgekit.fleet.office import Known, Office, Place
+from edgekit.fleet.home import FleetHome, write_private
+from edgekit.fleet.opened import Opened
 from edgekit.fleet.orders import Rollout
-from edgekit.fleet.publisher import BrokerAddress
+from edgekit.fleet.settings import Settings, write_settings
+from edgekit.fleet.store.writes import add_device
 from edgekit.toolchain.pack import write_bundle
 from edgekit.wire.signing import generate_key
 
 from ..agent_board import DEVICE, FLEET, Board, settings_for, until  # noqa: TID252
 from ..agent_broker import Broker  # noqa: TID252 - helpers of all agent tests
-from ..agent_receiver import Receiver  # noqa: TID252
-from ..unit.fleet.store import make_engine  # noqa: TID252
 
 pytestmark = pytest.mark.mosquitto
 
 
 class Web:
-    """Serves bundles, and counts what it sends."""
+    """Serves bundles, and keeps what is asked."""
 
     def __init__(self, folder: Path) -> None:
         self.app = BundleApp(folder)
         self.requests: list[tuple[str, str | None]] = []
         self.socket = socket.socket()
         self.socket.bind(("127.0.0.1", 0))
-        self.base = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
-        self.server = uvicorn.Server(
-            uvicorn.Config(self._count, log_level="critical", lifespan="off", interface="asgi3")
+        self.port = self.socket.getsockname()[1]
+        config = uvicorn.Config(
+            self._count, log_level="critical", lifespan="off", interface="asgi3"
         )
+        self.server = uvicorn.Server(config)
         self.thread = threading.Thread(
             target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True
         )
@@ -57,52 +62,38 @@ class Web:
 
 
 class Fleet:
-    """Everything of a fleet that a deployment needs."""
+    """A fleet's folder, its ingest as a process, and its bundles over HTTP."""
 
-    def __init__(self, folder: Path, broker: Broker, receiver: Receiver, signer: Any) -> None:
+    def __init__(self, folder: Path, broker: Broker, signer: Any) -> None:
+        self.home = FleetHome.create(folder)
+        self.web = Web(self.home.bundles)
+        settings = Settings(name=FLEET, http_port=self.web.port, broker_port=broker.port)
+        write_settings(self.home, settings)
         self.key = generate_key("orders")
-        self.bundles = folder / "bundles"
-        self.web = Web(self.bundles)
-        self.engine = make_engine(folder)
-        self._receiver = receiver
-        self._signer = signer
-        broker_address = BrokerAddress("127.0.0.1", broker.port)
-        self.office = Office(
-            Place(FLEET, self.bundles, self.web.base, broker_address, self.key),
-            self.engine,
-            self._reports,
-            lambda: {DEVICE: Known({"site": "roof"}, online=True)},
-        )
-
-    def _reports(self, _devices: Sequence[str]) -> dict[str, Report]:
-        refusals = [
-            body["why"]
-            for _, _, kind, body in self._receiver.rows()
-            if kind == "event" and body.get("what") == "order-refused"
-        ]
-        last = (self._receiver.of("reported") or [{}])[-1]
-        return {
-            DEVICE: Report(
-                last.get("order_id"),
-                last.get("phase", ""),
-                last.get("detail", ""),
-                last.get("running", {}),
-                refusals[-1] if refusals else "",
-                time.time(),
+        write_private(self.home.keys / "orders.pem", self.key.to_pem())
+        self.public = folder / "signer.pub.pem"
+        self.public.write_bytes(signer.public.to_pem())
+        self.opened = Opened(folder)
+        add_device(self.opened.engine, DEVICE, {"site": "roof"}, time.time())
+        self.office = self.opened.office()
+        self.log = folder / "ingest.log"
+        with self.log.open("wb") as log:
+            self.ingest = subprocess.Popen(
+                [sys.executable, "-m", "edgekit.fleet.ingest", str(folder)], stdout=log, stderr=log
             )
-        }
 
-    def deploy(self, path: Path, lifetime_s: float = 3600.0) -> str:
-        devices = self.office.choose({"site": "roof"}, [])
-        rollout = self.office.give(
-            path,
-            [self._signer.public],
-            devices,
-            lifetime_s,
-            now_s=time.time(),
-            token=f"{time.time_ns() % 65536:04x}",
-        )
-        return rollout.order_id
+    def deploy(self, *argv: str) -> subprocess.Popen[str]:
+        """Start ``edgekit fleet deploy`` as a user does."""
+        command = [sys.executable, "-m", "edgekit", "fleet", "deploy", *argv]
+        command += ["--home", str(self.home.path)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def order(self, path: Path) -> str:
+        """Give an order and leave; return its name."""
+        argv = (str(path), "--to", "site=roof", "--key", str(self.public), "--no-wait", "-q")
+        out, err = self.deploy(*argv).communicate(timeout=60)
+        assert out.strip(), err
+        return out.strip()
 
     def rollout(self, order_id: str) -> Rollout:
         self.office.tick(time.time())
@@ -122,6 +113,12 @@ class Fleet:
         until(look, 40)
         return seen
 
+    def stop(self) -> None:
+        self.ingest.terminate()
+        self.ingest.wait(20)
+        self.web.stop()
+        self.opened.close()
+
 
 @pytest.fixture
 def broker(tmp_path) -> Iterator[Broker]:
@@ -130,20 +127,10 @@ def broker(tmp_path) -> Iterator[Broker]:
 
 
 @pytest.fixture
-def receiver(broker, tmp_path) -> Iterator[Receiver]:
-    made = Receiver(broker.port, tmp_path / "store.db").start()
+def fleet(tmp_path, broker, small_bundle) -> Iterator[Fleet]:
+    made = Fleet(tmp_path / "fleet", broker, small_bundle.private_key)
     yield made
     made.stop()
-
-
-@pytest.fixture
-def fleet(tmp_path, broker, receiver, small_bundle) -> Iterator[Fleet]:
-    folder = tmp_path / "fleet"
-    folder.mkdir()
-    made = Fleet(folder, broker, receiver, small_bundle.private_key)
-    yield made
-    made.web.stop()
-    made.engine.dispose()
 
 
 @pytest.fixture
@@ -173,21 +160,34 @@ def release(tmp_path, small_bundle):
     return make
 
 
-def test_an_order_takes_a_bundle_over_http_through_trial_to_confirmed(fleet, board, release):
+def is_over(rollout: Rollout) -> bool:
+    return rollout.is_over
+
+
+def runs(fleet: Fleet, sha256: str | None) -> bool:
+    """Tell whether the fleet knows that the board serves a bundle."""
+    return sha256 in fleet.opened.reports([DEVICE])[DEVICE].running.values()
+
+
+def test_a_bundle_goes_over_http_through_trial_to_confirmed(fleet, board, release):
     board.start()
     until(board.confirmed)
     before = board.serves()
-    order = fleet.deploy(release(2))
-    seen = fleet.phases(order, lambda rollout: rollout.is_over)
-    assert seen[-1] == "confirmed", board.log()
-    assert set(seen) <= {"waiting", "fetching", "self-test", "trial", "confirmed"}
-    assert "trial" in seen
-    rollout = fleet.rollout(order)
-    assert rollout.devices[0].before == before
-    assert board.serves() == rollout.sha256
-    assert fleet.web.requests[0] == (f"/bundles/{rollout.sha256}.ekb", None)
-    again = fleet.deploy(release(2))
-    assert fleet.phases(again, lambda r: r.is_over)[-1] == "confirmed", "it has it already"
+    until(lambda: runs(fleet, before))
+    path = release(2)
+    argv = (str(path), "--to", "site=roof", "--key", str(fleet.public), "--timeout", "60s")
+    out, err = fleet.deploy(*argv, "--json").communicate(timeout=90)
+    document = json.loads(out)
+    (device,) = document["order"]["devices"]
+    assert device["phase"] == "confirmed", err
+    assert device["before"] == before
+    assert board.serves() == document["order"]["bundle_sha256"]
+    assert fleet.web.requests == [(f"/bundles/{board.serves()}.ekb", None)]
+    second = fleet.deploy(*argv)
+    out, err = second.communicate(timeout=90)
+    assert second.returncode == 0, err
+    assert "1 confirmed of 1" in out, "it has it already"
+    assert len(fleet.web.requests) == 1
 
 
 def test_a_bundle_that_answers_wrong_is_reverted_and_says_why(fleet, board, release, small_bundle):
@@ -199,37 +199,47 @@ def test_a_bundle_that_answers_wrong_is_reverted_and_says_why(fleet, board, rele
         for name in small_bundle.members
         if name.startswith("golden/00/") and "input" not in name
     }
-    order = fleet.deploy(release(2, wrong))
-    assert fleet.phases(order, lambda rollout: rollout.is_over)[-1] == "reverted"
-    (failed,) = fleet.rollout(order).failed
-    assert failed.detail.startswith("self-test:")
+    argv = (str(release(2, wrong)), "--all", "--key", str(fleet.public), "--timeout", "60s")
+    command = fleet.deploy(*argv)
+    out, err = command.communicate(timeout=90)
+    assert command.returncode == 9, err
+    assert "1 reverted of 1" in out
+    assert "self-test:" in out
     assert board.serves() == before
 
 
 def test_a_device_that_was_off_takes_the_order_when_it_comes(fleet, board, release):
     board.start()
     until(board.confirmed)
+    until(lambda: fleet.opened.known()[DEVICE].online)
     board.kill()
-    order = fleet.deploy(release(2))
+    order = fleet.order(release(2))
     fleet.phases(order, lambda r: r.devices[0].phase.value == "waiting")
     board.start()
-    assert fleet.phases(order, lambda rollout: rollout.is_over)[-1] == "confirmed", board.log()
+    assert fleet.phases(order, is_over)[-1] == "confirmed", board.log()
 
 
-def test_an_order_is_called_back_in_its_trial(fleet, board, release):
+def test_ctrl_c_leaves_the_order_and_cancel_calls_the_trial_back(fleet, board, release):
     board.settings["bundles"] = []
     board.start()
-    first = fleet.deploy(release(1))
-    assert fleet.phases(first, lambda r: r.is_over)[-1] == "confirmed", board.log()
+    first = fleet.order(release(1))
+    assert fleet.phases(first, is_over)[-1] == "confirmed", board.log()
     before = board.serves()
+    until(lambda: runs(fleet, before))
     board.kill()
     board.settings["trial"] = {"duration_s": 600, "min_requests": 1}
     board.start()
     until(board.serves)
-    order = fleet.deploy(release(2))
+    command = fleet.deploy(str(release(2)), "--all", "--key", str(fleet.public))
+    until(lambda: board.serves() not in {None, before}, 40)
+    os.kill(command.pid, signal.SIGINT)
+    _, err = command.communicate(timeout=60)
+    assert command.returncode == 130
+    (order,) = [line.split()[-1] for line in err.splitlines() if "--cancel" in line]
     fleet.phases(order, lambda r: r.devices[0].phase.value == "trial")
-    fleet.office.cancel(order, time.time())
-    assert fleet.phases(order, lambda r: r.is_over)[-1] == "cancelled"
+    cancel = fleet.deploy("--cancel", order)
+    out, err = cancel.communicate(timeout=60)
+    assert "1 cancelled of 1" in out, err
     until(lambda: board.serves() == before)
 
 
@@ -237,6 +247,6 @@ def test_a_device_that_does_not_trust_the_fleet_says_so(fleet, board, release):
     board.settings["trusted_keys"].pop()
     board.start()
     until(board.confirmed)
-    order = fleet.deploy(release(2))
-    assert fleet.phases(order, lambda rollout: rollout.is_over)[-1] == "refused"
+    order = fleet.order(release(2))
+    assert fleet.phases(order, is_over)[-1] == "refused", fleet.log.read_text()
     assert "not trusted" in fleet.rollout(order).failed[0].detail
