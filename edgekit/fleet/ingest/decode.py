@@ -39,7 +39,7 @@ Said = dict[str, Any]
 MAX_CONTROL_BYTES = 64 * 1024
 _WINDOW_LOG_MAX = 22
 _BOOT_ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
-_OPTIONS = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX}
+_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX}
 _PARSERS = {
     "hello": parse_hello,
     "state": parse_state,
@@ -150,7 +150,7 @@ def read_batch(text: bytes) -> list[Said]:
     except ValueError:
         document = None
     if is_plain_batch(document):
-        return document["messages"]  # type: ignore[no-any-return, index]
+        return document["messages"]  # type: ignore[no-any-return]
     return [message.to_json() for message in parse_batch(text).messages]
 
 
@@ -190,7 +190,7 @@ def _is_value(value: Any, left: int) -> bool:  # noqa: ANN401, PLR0911 - JSON; o
     if kind is int or kind is float:
         return -MAX_INTEGER <= value <= MAX_INTEGER
     if kind is str:
-        return len(value) <= MAX_VALUE_TEXT and value.isprintable()
+        return bool(len(value) <= MAX_VALUE_TEXT and value.isprintable())
     if kind is dict:
         if left <= 0 or len(value) > MAX_ITEMS:
             return False

@@ -38,24 +38,28 @@ _SAMPLE = (
     " last_seen_s = max(coalesce(last_seen_s, 0), excluded.last_seen_s), sample = excluded.sample,"
     " sample_s = excluded.sample_s, temp_c = excluded.temp_c, cpu_share = excluded.cpu_share"
 )
-_SEEN = "last_seen_s = coalesce(max(last_seen_s, excluded.last_seen_s), last_seen_s, excluded.last_seen_s)"
-_CONTROL = {
-    "hello": (
-        "INSERT INTO last_state (device, last_seen_s, hello, version, target) VALUES (?, ?, ?, ?, ?)"
-        f" ON CONFLICT (device) DO UPDATE SET {_SEEN}, hello = excluded.hello,"
-        " version = excluded.version, target = excluded.target"
-    ),
-    "state": (
-        "INSERT INTO last_state (device, last_seen_s, state, online) VALUES (?, ?, ?, ?)"
-        f" ON CONFLICT (device) DO UPDATE SET {_SEEN}, state = excluded.state,"
-        " online = excluded.online"
-    ),
-    "reported": (
-        "INSERT INTO last_state (device, last_seen_s, reported, phase) VALUES (?, ?, ?, ?)"
-        f" ON CONFLICT (device) DO UPDATE SET {_SEEN}, reported = excluded.reported,"
-        " phase = excluded.phase"
-    ),
+# What a retained message says was seen nobody knows when.
+_SEEN = (
+    "last_seen_s = coalesce(max(last_seen_s, excluded.last_seen_s), last_seen_s,"
+    " excluded.last_seen_s)"
+)
+_CONTROL_COLUMNS = {
+    "hello": ("hello", "version", "target"),
+    "state": ("state", "online"),
+    "reported": ("reported", "phase"),
 }
+
+
+def _upsert(columns: tuple[str, ...]) -> str:
+    places = ", ".join("?" for _ in columns)
+    changes = ", ".join(f"{column} = excluded.{column}" for column in columns)
+    return (
+        f"INSERT INTO last_state (device, last_seen_s, {', '.join(columns)})"  # noqa: S608 - columns of our own
+        f" VALUES (?, ?, {places}) ON CONFLICT (device) DO UPDATE SET {_SEEN}, {changes}"
+    )
+
+
+_CONTROL = {leaf: _upsert(columns) for leaf, columns in _CONTROL_COLUMNS.items()}
 _FILE = (
     "INSERT OR REPLACE INTO raw_files (name, rows, bytes, first_s, last_s, is_merged)"
     " VALUES (?, ?, ?, ?, ?, 0)"

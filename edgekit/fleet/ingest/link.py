@@ -58,7 +58,7 @@ class Link:
         self._client.loop_stop()
 
     def tell(self, device: str, ack: Ack) -> None:
-        """Tell a device what is committed; lost while there is no connection, then it asks again."""
+        """Tell a device what is committed; without a connection it sends again, and hears then."""
         if self._client.is_connected():
             self._client.publish(topic(self._fleet, device, "ack"), ack.to_bytes(), qos=1)
 

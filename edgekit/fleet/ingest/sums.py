@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -110,8 +111,11 @@ def models_of(values: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     models = values.get("models")
     if type(models) is not dict:
         return []
-    found = [(name, said) for name, said in models.items() if name and type(said) is dict]
-    return found[:MAX_MODELS]
+    return [
+        (name, said)
+        for name, said in islice(models.items(), MAX_MODELS)
+        if name and type(said) is dict
+    ]
 
 
 def vitals_of(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -122,7 +126,7 @@ def vitals_of(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def number(value: object) -> float | None:
     """Return a number, or None where a stranger wrote something else."""
-    return value if type(value) is float or type(value) is int else None  # type: ignore[return-value]
+    return value if type(value) is float or type(value) is int else None
 
 
 def _count(value: object) -> int:

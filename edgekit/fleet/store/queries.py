@@ -207,7 +207,13 @@ def latency(
         before = by_window.get(row["window_s"], LatencyHistogram())
         by_window[row["window_s"]] = before.merged(_histogram(row["latency"]))
     return [
-        LatencyPoint(float(t), *map(found.percentile_ms, (0.5, 0.95, 0.99)), found.count)
+        LatencyPoint(
+            float(t),
+            found.percentile_ms(0.5),
+            found.percentile_ms(0.95),
+            found.percentile_ms(0.99),
+            found.count,
+        )
         for t, found in sorted(by_window.items())
     ]
 

@@ -52,6 +52,7 @@ class Reader:
 
         with self._lock:
             if self._duck is None:
-                config = {"memory_limit": MEMORY, "threads": "1"}
-                self._duck = duckdb.connect(":memory:", config=config)
+                self._duck = duckdb.connect(
+                    ":memory:", config={"memory_limit": MEMORY, "threads": "1"}
+                )
             return self._duck.execute(sql, values).fetchall()
