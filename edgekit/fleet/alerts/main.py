@@ -12,7 +12,7 @@ from edgekit.wire.errors import EdgekitError
 
 log = logging.getLogger(__name__)
 
-ALERTS_S = 5.0
+ALERTS_S = 10.0
 ORDERS_S = 1.0
 # A store or a broker that is away is tried again after so long at most.
 MAX_WAIT_S = 60.0
