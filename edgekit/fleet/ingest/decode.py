@@ -188,7 +188,7 @@ def _is_value(value: Any, left: int) -> bool:  # noqa: ANN401, PLR0911 - JSON; o
     # What `edgekit.wire.values.check_value` takes; the types in the order of how frequent they are.
     kind = type(value)
     if kind is int or kind is float:
-        return -MAX_INTEGER <= value <= MAX_INTEGER
+        return bool(-MAX_INTEGER <= value <= MAX_INTEGER)
     if kind is str:
         return bool(len(value) <= MAX_VALUE_TEXT and value.isprintable())
     if kind is dict:
