@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 from edgekit.fleet.broker import Role, credentials
 from edgekit.fleet.client import to_plain
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 # What a device refused before that is of an order that nobody follows any more.
 _REFUSALS_S = 31 * 86_400.0
 _NAMES_AT_ONCE = 5000
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class Opened:
@@ -76,6 +78,12 @@ class Opened:
         from edgekit.fleet.alerts.store import StoreFacts
 
         return StoreFacts(self.home, self.reader)
+
+    @property
+    def bundles_stay_here(self) -> bool:
+        """Whether devices reach the broker from elsewhere, but not the bundles."""
+        host = urlsplit(self.settings.base_url).hostname or ""
+        return bool(self.settings.broker_listen) and host in _LOOPBACK
 
     def address(self, role: Role) -> BrokerAddress:
         """Return the fleet's broker, and as whom to connect."""

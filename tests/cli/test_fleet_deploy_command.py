@@ -34,6 +34,7 @@ class Office:
         self.problem: DeviceError | None = None
         self.given: list[tuple[Any, ...]] = []
         self.cancelled = False
+        self.bundles_stay_here = False
 
     def __call__(self, _home: Path) -> Office:
         return self
@@ -145,6 +146,11 @@ def test_time_that_runs_out_ends_with_9_and_the_order_stands(office, capsys):
 def test_an_order_is_given_and_left(office, capsys):
     code, out, _ = call(capsys, "b.ekb", "--device", "cam-1", "--no-wait", "-q")
     assert (code, out.strip()) == (0, ROLLOUT.order_id)
+
+
+def test_bundles_that_nobody_can_fetch_are_said(office, capsys):
+    office.bundles_stay_here = True
+    assert "set http.url in fleet.toml" in call(capsys, "b.ekb", "--all")[2]
 
 
 def test_a_broker_that_is_away_is_said_once_and_waited_for(office, capsys):

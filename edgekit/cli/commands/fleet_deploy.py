@@ -111,6 +111,8 @@ def command(
             if not _MIN_LIFETIME_S <= lifetime_s <= _MAX_LIFETIME_S:
                 raise UsageError("--expires must be within 60s and 30d")
             follow = _give(office, bundle, keys, labels, names, lifetime_s, out, all_=everything)
+            if opened.bundles_stay_here:
+                out.note("  ! devices elsewhere cannot fetch it: set http.url in fleet.toml")
         return _watch(office, follow or "", 0.0 if no_wait else timeout_s, out)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Iterator
@@ -85,6 +86,15 @@ def test_what_devices_said_last_is_found(opened):
     assert found["cam-1"].running == {"pets": "a" * 64}
     assert (found["cam-2"].refusal, found["cam-2"].refused_s) == ("not trusted here", NOW_S + 1)
     assert {name: k.online for name, k in opened.known().items()} == {"cam-1": True, "cam-2": None}
+
+
+@pytest.mark.parametrize(
+    ("listen", "url", "stay"),
+    [("", "", False), ("10.0.0.1", "", True), ("10.0.0.1", "https://fleet.lan/", False)],
+)
+def test_bundles_that_stay_here_are_known(opened, listen, url, stay):
+    opened.settings = dataclasses.replace(opened.settings, broker_listen=listen, http_url=url)
+    assert opened.bundles_stay_here is stay
 
 
 def test_an_office_chooses_by_label_and_by_name(opened):
