@@ -48,7 +48,7 @@ class Rows:
                 "device": "cam-0000",
                 "id": seq,
                 "received_s": NOW_S - 10 + seq,
-                "values": {"what": "trial", "model": "pets"},
+                "values": {"what": "trial", "model": "pets", "bundle_sha256": "9f" * 32},
             }
             for seq in range(3)
         ]
@@ -152,7 +152,7 @@ def test_a_fleet_is_watched_once_in_a_pipe(rows, capsys):
 def test_events_are_tailed_oldest_first(rows, capsys):
     text = call(capsys, "tail", "cam-0000", "--no-follow", "-n", "2")
     assert len(text.splitlines()) == 2
-    assert all("trial   model pets" in line for line in text.splitlines())
+    assert all("trial   model pets   bundle 9f9f9f9f9f9f" in line for line in text.splitlines())
     document = json.loads(call(capsys, "tail", "--json"))
     assert [event["id"] for event in document["events"]] == [0, 1, 2]
 

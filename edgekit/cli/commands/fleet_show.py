@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 SCHEMA = "edgekit.fleet-device/1"
 _HOUR_S = 3600.0
 _DIGITS = 12
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 # Metric, label, unit, lowest bar, factor.
 _PLOTS = (
     ("temp_c", "temperature", "°C", None, 1.0),
@@ -143,10 +145,15 @@ def event_line(event: dict[str, Any], now_s: float) -> str:
     values = event.get("values") or {}
     what = values.get("what") or values.get("name") or event.get("name") or "event"
     rest = "   ".join(
-        f"{key} {str(value)[:80]}"
+        f"{key.removesuffix('_sha256')} {_short(value)}"
         for key, value in values.items()
         if key not in {"what", "name"} and not isinstance(value, dict | list)
     )
     at_s = event.get("received_s")
     ago = age(None if at_s is None else now_s - at_s)
     return f"{ago:>7}   {event.get('device', ''):<20} {what}   {rest}".rstrip()
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text[:_DIGITS] if _SHA256.fullmatch(text) else text[:80]
