@@ -16,9 +16,8 @@ from edgekit.fleet.alerts.rows import AlertRows
 from edgekit.fleet.alerts.rules import Silence
 from edgekit.fleet.order_store import Orders
 from edgekit.fleet.orders import DeviceOrder, Phase, Rollout
+from edgekit.fleet.store import open_store
 from edgekit.wire.errors import UsageError
-
-from .store import make_engine
 
 ROLLOUT = Rollout(
     order_id="o-1",
@@ -39,7 +38,7 @@ NOTICE = Notice(
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    made = make_engine(tmp_path)
+    made = open_store(tmp_path / "fleet.db")
     yield made
     made.dispose()
 
