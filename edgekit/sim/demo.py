@@ -64,7 +64,7 @@ def register(home: FleetHome, names: Sequence[str], now_s: float) -> dict[str, s
             connection.execute(again, rows)
     finally:
         engine.dispose()
-    with (home.broker / ".lock").open("a") as lock:
+    with (home.broker / "passwords.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         hashes = read_passwords(home)
         hashes |= {name: hash_password(password) for name, password in passwords.items()}
