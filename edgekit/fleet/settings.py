@@ -91,7 +91,9 @@ def _given(home: FleetHome) -> dict[str, Any]:
         return {}
     try:
         with path.open("rb") as file:
-            fields = Fields(parse_object(file.read(_MAX_GIVEN_BYTES), str(path)), str(path))
+            data = file.read(_MAX_GIVEN_BYTES + 1)
+        document = parse_object(data, str(path), most_bytes=_MAX_GIVEN_BYTES)
+        fields = Fields(document, str(path))
         found: dict[str, Any] = {
             key: fields.integer(key, 1, 65535)
             for key in ("http_port", "broker_port")
