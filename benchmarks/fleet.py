@@ -55,6 +55,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     words = ["-m", "edgekit", "sim", "--devices", str(options.devices), "--json"]
     words += ["--broker", f"127.0.0.1:{settings.broker_port}", "--fleet", settings.name]
     words += ["--for", str(seconds), "--passwords", str(passwords), "--seed", str(options.seed)]
+    words += ["--drain", str(DRAIN_S)]
     words += [word for fault in options.fault for word in ("--fault", fault)]
     simulator = Part("simulator", python(*words), folder)
     parts = (broker, ingest, simulator)
@@ -99,7 +100,7 @@ def watch(
     killed = {part.name: 0 for part in victims}
     while simulator.runs:
         now_s = time.monotonic() - began
-        if now_s > seconds + DRAIN_S:
+        if now_s > seconds + DRAIN_S + 30:
             break
         if moments and now_s >= moments[0]:
             moments.pop(0)

@@ -224,9 +224,10 @@ class SimDevice:
                     self.acked += batch.last - batch.first + 1
                     if batch.sent == 1 and batch.sent_s is not None:
                         self.lags_s.append(now_s - batch.sent_s)
-            elif leaf == "command":
+                return self.send(now_s) if self.outbox.held else []
+            if leaf == "command":
                 return [self._reply(payload)]
-            elif leaf == "desired" and payload:
+            if leaf == "desired" and payload:
                 self._desired(payload)
         except EdgekitError as error:
             self.refused += 1

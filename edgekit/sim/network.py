@@ -273,6 +273,7 @@ def run_until_interrupted(
     seconds: float | None,
     seed: int,
     note: Callable[[str], None],
+    drain_s: float = 60.0,
 ) -> Summary:
     """Run devices until their time is over, or somebody presses Ctrl-C.
 
@@ -281,6 +282,7 @@ def run_until_interrupted(
         seconds: As of :meth:`NetworkRun.run`.
         seed: Of that randomness.
         note: Is told every ten seconds how it stands.
+        drain_s: As of :meth:`NetworkRun.run`.
     """
     run = make(random.Random(seed))  # noqa: S311 - a simulation
     allow_files(len(run.clients))
@@ -288,7 +290,7 @@ def run_until_interrupted(
     async def whole() -> Summary:
         telling = asyncio.create_task(_tell(run, note))
         try:
-            return await run.run(seconds)
+            return await run.run(seconds, drain_s)
         finally:
             telling.cancel()
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from edgekit.wire.messages import Ack
 
 RESEND_S = 30.0
+RESEND_MAX_S = 300.0
 IN_FLIGHT = 8
 
 
@@ -46,12 +47,16 @@ class SimOutbox:
         cap: Batches that it holds; the oldest goes where one more comes.
         held: What there is, oldest first.
         drops: By reason, how many messages the cap has taken.
+        patience_s: A silence after which everything is sent again; doubles as the agent's does.
+        most: Batches that may be under way; one alone as long as nobody answers.
     """
 
     boot_id: str
     cap: int = 360
     held: dict[int, Held] = field(default_factory=dict)
     drops: Counter[str] = field(default_factory=Counter)
+    patience_s: float = RESEND_S
+    most: int = IN_FLIGHT
 
     @property
     def messages(self) -> int:
@@ -77,10 +82,11 @@ class SimOutbox:
             now_s: Seconds.
         """
         flying = [batch for batch in self.held.values() if batch.sent_s is not None]
-        if flying and min(batch.sent_s or 0.0 for batch in flying) + RESEND_S <= now_s:
+        if flying and min(batch.sent_s or 0.0 for batch in flying) + self.patience_s <= now_s:
             self.restart()
+            self.patience_s, self.most = min(2 * self.patience_s, RESEND_MAX_S), 1
             flying = []
-        room = IN_FLIGHT - len(flying)
+        room = self.most - len(flying)
         ready: list[Held] = []
         for batch in self.held.values():
             if len(ready) >= room:
@@ -109,6 +115,7 @@ class SimOutbox:
                 if numbers is None:
                     numbers = set(range(batch.first, batch.last + 1))
                 batch.left = {n for n in numbers if not ack.first <= n <= ack.last}
+            self.patience_s, self.most = RESEND_S, IN_FLIGHT
             if not batch.left:
                 whole.append(self.held.pop(batch.first))
         return whole

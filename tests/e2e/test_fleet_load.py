@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_broker import find_mosquitto
+
+from ..agent_broker import find_mosquitto  # noqa: TID252 - helper of all agent tests
 
 ROOT = Path(__file__).resolve().parents[2]
 

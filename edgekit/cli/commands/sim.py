@@ -42,6 +42,10 @@ _MAX_PASSWORDS_BYTES = 16 << 20
     "--for", "seconds", type=click.FloatRange(0.1), default=None,
     help="Ends after so many seconds, and once all is acknowledged; else with Ctrl-C.",
 )  # fmt: skip
+@click.option(
+    "--drain", "drain_s", type=click.FloatRange(0), default=60.0, show_default=True,
+    help="With --for: seconds to wait for the last acknowledgements at most.",
+)  # fmt: skip
 @click.option("--fault", "faults", multiple=True, metavar="NAME=SHARE", help="hot=0.05, …")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of all randomness.")
 @click.option(
@@ -62,13 +66,14 @@ def command(
     period_s: float,
     samples: int,
     seconds: float | None,
+    drain_s: float,
     faults: tuple[str, ...],
     seed: int,
     trust: tuple[Path, ...],
     passwords: Path | None,
     virtual: bool,
     out: Output,
-) -> None:
+) -> int:
     """Simulate devices: the agent's real state machines, a fake runner, real MQTT.
 
     Faults: offline, slow, hot, bad-model, clock-skew, flood, duplicate, reorder, malformed.
@@ -98,22 +103,23 @@ def command(
         devices = make_devices(named, plan, shares, seed, boot_id=_boot_id)
         run = VirtualRun(devices, take_all)
         show(run.run(seconds or 0.0), out, digest=run.digest)
-        return
+        return 0
     from edgekit.sim.network import Broker, NetworkRun, run_until_interrupted
 
     host, port = _address(broker)
     at = Broker(host, port, read_passwords(passwords) if passwords else {})
     devices = make_devices(named, plan, shares, seed)
     summary = run_until_interrupted(
-        lambda generator: NetworkRun(devices, at, generator), seconds, seed, out.note
+        lambda generator: NetworkRun(devices, at, generator), seconds, seed, out.note, drain_s
     )
     show(summary, out)
-    if seconds is not None and summary.held:
-        raise DeviceError(
-            f"{summary.held} messages were not acknowledged",
-            hint="is the fleet's ingest running? does the broker let devices read `ack`?",
-            where=broker,
-        )
+    if seconds is None or not summary.held:
+        return 0
+    out.note(
+        f"error: {summary.held} messages were not acknowledged\n  hint: is the fleet's ingest"
+        " running? does the broker let devices read `ack`?"
+    )
+    return DeviceError.exit_code
 
 
 def show(summary: Summary, out: Output, **more: str) -> None:

@@ -42,6 +42,16 @@ def test_silence_and_a_new_connection_send_again() -> None:
     assert [batch.sent for batch in outbox.due(RESEND_S)] == [3]
 
 
+def test_as_long_as_nobody_answers_one_goes_and_ever_more_rarely() -> None:
+    outbox = filled(4)
+    assert len(outbox.due(0.0)) == 4
+    assert len(outbox.due(RESEND_S)) == 1
+    assert outbox.due(2 * RESEND_S) == []
+    assert len(outbox.due(3 * RESEND_S)) == 1
+    outbox.acknowledge(Ack(BOOT, 0, 9))
+    assert len(outbox.due(3 * RESEND_S)) == 3
+
+
 def test_only_so_many_are_under_way() -> None:
     assert len(filled(IN_FLIGHT + 5).due(0.0)) == IN_FLIGHT
 
