@@ -29,6 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+from fleet_load import plot  # noqa: E402
 from fleet_load.homes import make_home, stored  # noqa: E402
 from fleet_load.processes import Part, files_limit, python  # noqa: E402
 
@@ -170,6 +171,7 @@ def main() -> int:
         "runs": known.get("runs", {}) | {name: result},
     }
     options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    plot.draw(document, options.out.with_suffix(".svg"))
     good = is_good(result)
     print("every message once" if good else "MESSAGES ARE LOST, DOUBLED OR STILL ON THEIR WAY")
     return 0 if good else 1

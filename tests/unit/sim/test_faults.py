@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,12 @@ from edgekit.wire.errors import UsageError
 
 def test_every_fault_says_what_it_does() -> None:
     assert set(FAULTS) == set(Fault)
+
+
+def test_every_fault_is_documented() -> None:
+    page = Path(__file__).resolve().parents[3] / "docs" / "simulator.md"
+    text = page.read_text(encoding="utf-8")
+    assert [fault for fault in Fault if f"| `{fault}` |" not in text] == []
 
 
 def test_a_share_is_read() -> None:

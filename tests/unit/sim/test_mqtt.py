@@ -87,7 +87,8 @@ class Wire:
 
 
 def connected(now: list[float]) -> tuple[Connection, Wire, list[object]]:
-    wire, heard = Wire(), []
+    wire = Wire()
+    heard: list[object] = []
     connection = Connection(
         Login("me", "s", b""),
         ["a/ack"],
