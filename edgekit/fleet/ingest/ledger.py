@@ -61,7 +61,7 @@ def _upsert(columns: tuple[str, ...]) -> str:
 
 _CONTROL = {leaf: _upsert(columns) for leaf, columns in _CONTROL_COLUMNS.items()}
 _FILE = (
-    "INSERT OR REPLACE INTO raw_files (name, rows, bytes, first_s, last_s, is_merged)"
+    "INSERT OR REPLACE INTO raw_files (name, rows, bytes, first_s, last_s, level)"
     " VALUES (?, ?, ?, ?, ?, 0)"
 )
 _EVENT = 'INSERT INTO events (device, received_s, time_s, name, "values") VALUES (?, ?, ?, ?, ?)'

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from edgekit.fleet.store import schema
+from edgekit.fleet.store.models import model, models
 from edgekit.fleet.store.reader import Reader
 from edgekit.fleet.store.rows import (
     AuditRow,
@@ -19,10 +20,17 @@ from edgekit.fleet.store.rows import (
     Gaps,
     IngestRow,
     LatencyPoint,
-    ModelDetail,
-    ModelRow,
     Page,
     Summary,
+)
+from edgekit.fleet.store.shared import (
+    DIGITS,
+    histogram_of,
+    models_of,
+    object_of,
+    path_of,
+    registered,
+    rollups_of,
 )
 from edgekit.runtime.sketches import LatencyHistogram
 from edgekit.wire.errors import TrustError, UsageError, did_you_mean
@@ -36,10 +44,6 @@ __all__ = [
     "models", "orders", "series", "summary", "windows",
 ]  # fmt: skip
 
-DAY_S = 86_400.0
-WINDOW_S = 300
-_DIGITS = 12
-_NO_TEXT = ""
 _SORTS = ("name", "last_seen_s", "online", "version", "target", "temp_c", "cpu_share", "phase")
 # Columns of the raw telemetry; every other metric is looked up in the sample's vitals.
 _COLUMNS = ("temp_c", "cpu_share", "rss_bytes")
@@ -78,11 +82,11 @@ def devices(
     if search:
         query = query.where(d.name.contains(search, autoescape=True))
     for key, value in (labels or {}).items():
-        query = query.where(sa.func.json_extract(d.labels, _path(key)) == value)
+        query = query.where(sa.func.json_extract(d.labels, path_of(key)) == value)
     if state is not None:
         query = query.where(_state(state))
     if model is not None:
-        path = _path("running", model)
+        path = path_of("running", model)
         query = query.where(sa.func.json_extract(s.reported, path).is_not(None))
     if sort not in {*_SORTS, "alerts"}:
         raise UsageError(f"devices have no column {sort[:40]!r} to sort by", hint=", ".join(_SORTS))
@@ -113,7 +117,7 @@ def device(reader: Reader, name: str) -> DeviceDetail:
             )
         marks = sa.select(schema.high_water).where(h.device == name).order_by(h.received_s.desc())
         gaps = [_gaps(mark) for mark in connection.execute(marks.limit(100)).mappings()]
-    hello, reported, sample = (_object(row[key]) for key in ("hello", "reported", "sample"))
+    hello, reported, sample = (object_of(row[key]) for key in ("hello", "reported", "sample"))
     return DeviceDetail(
         row=_device_row(row),
         facts=hello.get("facts", {}),
@@ -122,7 +126,7 @@ def device(reader: Reader, name: str) -> DeviceDetail:
         sample=sample,
         sample_s=row["sample_s"],
         reported=reported,
-        state=_object(row["state"]),
+        state=object_of(row["state"]),
         reason=str(reported.get("detail", "")),
         gaps=gaps,
     )
@@ -138,7 +142,7 @@ def summary(reader: Reader) -> Summary:
     states: Counter[bool | None] = Counter()
     groups: dict[str, Counter[str]] = {}
     with reader.engine.connect() as connection:
-        for labels, online, version, target in connection.execute(query.where(_registered())):
+        for labels, online, version, target in connection.execute(query.where(registered())):
             states[online] += 1
             versions[version or ""] += 1
             targets[target or ""] += 1
@@ -176,7 +180,7 @@ def series(
     if not files:
         return []
     value = metric if metric in _COLUMNS else "TRY_CAST(json_extract_string(content, ?) AS DOUBLE)"
-    path = [] if metric in _COLUMNS else [_path("vitals", metric)]
+    path = [] if metric in _COLUMNS else [path_of("vitals", metric)]
     sql = (
         f"SELECT received_s, {value} AS value FROM read_parquet(?, union_by_name = true)"  # noqa: S608 - a column of ours or a parameter
         " WHERE device = ? AND kind = 'sample' AND received_s >= ? AND received_s < ?"
@@ -203,9 +207,9 @@ def latency(
         model: Of one model alone.
     """
     by_window: dict[int, LatencyHistogram] = {}
-    for row in _rollups(reader, since_s, until_s, device=device, model=model):
+    for row in rollups_of(reader, since_s, until_s, device=device, model=model):
         before = by_window.get(row["window_s"], LatencyHistogram())
-        by_window[row["window_s"]] = before.merged(_histogram(row["latency"]))
+        by_window[row["window_s"]] = before.merged(histogram_of(row["latency"]))
     return [
         LatencyPoint(
             float(t),
@@ -230,10 +234,10 @@ def windows(
         device: Of one device; None for each of them.
     """
     found: dict[tuple[str, str], tuple[int, int, LatencyHistogram]] = {}
-    for row in _rollups(reader, since_s, until_s, device=device, each=device is None):
+    for row in rollups_of(reader, since_s, until_s, device=device, each=device is None):
         key = (row["device"], row["model"])
         requests, errors, histogram = found.get(key, (0, 0, LatencyHistogram()))
-        merged = histogram.merged(_histogram(row["latency"]))
+        merged = histogram.merged(histogram_of(row["latency"]))
         found[key] = (requests + row["requests"], errors + row["errors"], merged)
     return found
 
@@ -248,56 +252,7 @@ def events(
         query = query.where(e.device == device)
     with reader.engine.connect() as connection:
         found = connection.execute(query.order_by(e.id.desc()).limit(limit)).mappings()
-        return [EventRow(**{**row, "values": _object(row["values"])}) for row in found]
-
-
-def models(reader: Reader, *, now_s: float | None = None) -> list[ModelRow]:
-    """Return the models that any device serves.
-
-    Args:
-        reader: Of the store.
-        now_s: End of the day that is summed up; the latest window by default.
-    """
-    serving = _serving(reader)
-    until_s = now_s if now_s is not None else _latest_s(reader)
-    done: dict[str, tuple[int, int, LatencyHistogram]] = {}
-    for row in _rollups(reader, until_s - DAY_S, until_s):
-        requests, errors, histogram = done.get(row["model"], (0, 0, LatencyHistogram()))
-        merged = histogram.merged(_histogram(row["latency"]))
-        done[row["model"]] = (requests + row["requests"], errors + row["errors"], merged)
-    return [
-        _model_row(name, serving.get(name, {}), *done.get(name, (0, 0, LatencyHistogram())))
-        for name in sorted({*serving, *done})
-    ]
-
-
-def model(reader: Reader, name: str) -> ModelDetail:
-    """Return a model over the fleet.
-
-    Raises:
-        UsageError: No device serves it.
-    """
-    rows = {row.name: row for row in models(reader)}
-    if name not in rows:
-        near = did_you_mean(name, rows)
-        raise UsageError(
-            f"no device serves a model named {name[:80]!r}",
-            hint=f"did you mean {near}?" if near else None,
-        )
-    s = schema.last_state.c
-    measurements: dict[str, Mapping[str, float]] = {}
-    drift: dict[str, Mapping[str, Any]] = {}
-    is_here = sa.func.json_extract(s.reported, _path("running", name)).is_not(None)
-    query = sa.select(s.device, s.reported, s.sample).where(is_here)
-    with reader.engine.connect() as connection:
-        for device_name, reported, sample in connection.execute(query):
-            found = _object(reported).get("measurements")
-            if found:
-                measurements[device_name] = found
-            said = _models_of(_object(sample)).get(name, {})
-            if isinstance(said, dict) and isinstance(said.get("drift"), dict):
-                drift[device_name] = said["drift"]
-    return ModelDetail(rows[name], measurements, drift)
+        return [EventRow(**{**row, "values": object_of(row["values"])}) for row in found]
 
 
 def alerts(reader: Reader, *, is_open: bool | None = True) -> Sequence[AlertRow]:
@@ -327,7 +282,7 @@ def ingest(reader: Reader) -> IngestRow | None:
     query = sa.select(i.alive_s, i.status, i.detail, i.counts).order_by(i.alive_s.desc())
     with reader.engine.connect() as connection:
         row = connection.execute(query).mappings().first()
-    return IngestRow(**{**row, "counts": _object(row["counts"])}) if row else None
+    return IngestRow(**{**row, "counts": object_of(row["counts"])}) if row else None
 
 
 def _device_query() -> sa.Select[Any]:
@@ -343,11 +298,7 @@ def _device_query() -> sa.Select[Any]:
     columns = [column for column in schema.last_state.c if column.name != "device"]
     number = sa.func.coalesce(count.c.n, 0).label("alerts")
     query = sa.select(d.name, d.labels, *columns, number)
-    return query.select_from(joined).where(_registered())
-
-
-def _registered() -> sa.ColumnElement[bool]:
-    return schema.devices.c.removed_s.is_(None)
+    return query.select_from(joined).where(registered())
 
 
 def _state(state: str) -> sa.ColumnElement[bool]:
@@ -360,8 +311,8 @@ def _state(state: str) -> sa.ColumnElement[bool]:
 
 
 def _device_row(row: Mapping[Any, Any]) -> DeviceRow:
-    running = _object(row["reported"]).get("running", {})
-    said = _models_of(_object(row["sample"]))
+    running = object_of(row["reported"]).get("running", {})
+    said = models_of(object_of(row["sample"]))
     p95 = {name: _p95(values) for name, values in said.items()}
     return DeviceRow(
         name=row["name"],
@@ -370,7 +321,7 @@ def _device_row(row: Mapping[Any, Any]) -> DeviceRow:
         last_seen_s=row["last_seen_s"],
         target=row["target"] or "",
         version=row["version"] or "",
-        models={name: sha256[:_DIGITS] for name, sha256 in running.items()},
+        models={name: sha256[:DIGITS] for name, sha256 in running.items()},
         temp_c=row["temp_c"],
         cpu_share=row["cpu_share"],
         p95_ms={name: value for name, value in p95.items() if value is not None},
@@ -385,55 +336,6 @@ def _gaps(row: Mapping[Any, Any]) -> Gaps:
     return Gaps(row["boot_id"], row["have"], issued, row["dropped"], ranges, row["received_s"])
 
 
-def _rollups(
-    reader: Reader,
-    since_s: float,
-    until_s: float,
-    *,
-    device: str | None = None,
-    model: str | None = None,
-    each: bool = False,
-) -> list[Mapping[Any, Any]]:
-    r = schema.rollups.c
-    columns = (r.window_s, r.device, r.model, r.requests, r.errors, r.latency)
-    query = sa.select(*columns).where(r.window_s > since_s - WINDOW_S, r.window_s < until_s)
-    query = query.where(r.device != _NO_TEXT if each else r.device == (device or _NO_TEXT))
-    query = query.where(r.model != _NO_TEXT if model is None else r.model == model)
-    with reader.engine.connect() as connection:
-        return list(connection.execute(query).mappings())
-
-
-def _latest_s(reader: Reader) -> float:
-    with reader.engine.connect() as connection:
-        latest = connection.scalar(sa.select(sa.func.max(schema.rollups.c.window_s)))
-    return float(latest or 0) + WINDOW_S
-
-
-def _serving(reader: Reader) -> dict[str, Counter[str]]:
-    found: dict[str, Counter[str]] = {}
-    s, d = schema.last_state.c, schema.devices.c
-    joined = schema.last_state.join(schema.devices, d.name == s.device)
-    query = sa.select(s.reported).select_from(joined).where(_registered(), s.reported.is_not(None))
-    with reader.engine.connect() as connection:
-        for reported in connection.scalars(query):
-            for name, sha256 in _object(reported).get("running", {}).items():
-                found.setdefault(name, Counter())[sha256[:_DIGITS]] += 1
-    return found
-
-
-def _model_row(
-    name: str, bundles: Mapping[str, int], requests: int, errors: int, found: LatencyHistogram
-) -> ModelRow:
-    p50, p95 = found.percentile_ms(0.5), found.percentile_ms(0.95)
-    return ModelRow(name, sum(bundles.values()), dict(bundles), requests, errors, p50, p95)
-
-
-def _histogram(text: str) -> LatencyHistogram:
-    buckets, sum_us = json.loads(text)
-    counts: Counter[int] = Counter({int(bucket): n for bucket, n in buckets.items()})
-    return LatencyHistogram(counts, counts.total(), sum_us)
-
-
 def _p95(values: object) -> float | None:
     latency_ms = values.get("latency_ms") if isinstance(values, dict) else None
     try:
@@ -441,24 +343,3 @@ def _p95(values: object) -> float | None:
     except TrustError:
         return None
     return found.percentile_ms(0.95)
-
-
-def _models_of(sample: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = sample.get("models")
-    return found if isinstance(found, dict) else {}
-
-
-def _object(text: str | None) -> dict[str, Any]:
-    found = json.loads(text) if text else {}
-    return found if isinstance(found, dict) else {}
-
-
-def _path(*names: str) -> str:
-    for name in names:
-        if '"' in name or "\\" in name:
-            raise UsageError(f"no name holds a quote: {name[:40]!r}")
-    return "$" + "".join(f'."{name}"' for name in _plain(names))
-
-
-def _plain(names: Iterable[str]) -> list[str]:
-    return [name[:1000] for name in names]

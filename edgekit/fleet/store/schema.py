@@ -55,7 +55,8 @@ high_water = sa.Table(
     sqlite_with_rowid=False,
 )
 
-# The Parquet files that count. Those with `gone_s` were merged or are too old: deleted soon.
+# The Parquet files that count; `level` is how often they were merged. Those with `gone_s` are
+# merged into another, or too old: deleted soon.
 raw_files = sa.Table(
     "raw_files",
     metadata,
@@ -64,7 +65,7 @@ raw_files = sa.Table(
     sa.Column("bytes", sa.Integer, nullable=False),
     sa.Column("first_s", sa.Float, nullable=False),
     sa.Column("last_s", sa.Float, nullable=False, index=True),
-    sa.Column("is_merged", sa.Boolean, nullable=False),
+    sa.Column("level", sa.Integer, nullable=False),
     sa.Column("gone_s", sa.Float, index=True),
 )
 

@@ -37,14 +37,19 @@ PROCESS_DAYS = 400.0
 
 @dataclass(frozen=True)
 class RawFile:
-    """A file of raw telemetry that counts."""
+    """A file of raw telemetry that counts; ``level`` is how often its rows were merged."""
 
     name: str
     rows: int
     bytes: int
     first_s: float
     last_s: float
-    is_merged: bool = False
+    level: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is large enough to stay as it is."""
+        return self.rows > MAX_MERGED_ROWS // 2 or self.bytes > MAX_MERGED_BYTES // 2
 
 
 def to_merge(files: Sequence[RawFile], least: int = MERGE_FILES) -> list[RawFile]:
@@ -52,22 +57,32 @@ def to_merge(files: Sequence[RawFile], least: int = MERGE_FILES) -> list[RawFile
 
     Args:
         files: That count, oldest first.
-        least: So many of one day are worth it.
+        least: So many of one level are worth it.
     """
-    found: list[RawFile] = []
+    small = [file for file in files if not file.is_full]
+    today = max((file.first_s // DAY_S for file in files), default=0.0)
+    # A day that is over gets nothing more: what is left of it becomes one.
+    for day in sorted({file.first_s // DAY_S for file in small} - {today}):
+        found, _ = _take([file for file in small if file.first_s // DAY_S == day])
+        if len(found) > 1:
+            return found
+    # By level, so that a row is written again only a few times.
+    for level in sorted({file.level for file in small}):
+        of_today = [f for f in small if f.level == level and f.first_s // DAY_S == today]
+        found, is_all = _take(of_today)
+        if len(found) >= least or (len(found) > 1 and not is_all):
+            return found
+    return []
+
+
+def _take(files: Sequence[RawFile]) -> tuple[list[RawFile], bool]:
+    """Return the first files that fit into one, and whether these are all."""
     rows = size = 0
-    for file in files:
-        if file.is_merged:
-            continue
-        is_full = rows + file.rows > MAX_MERGED_ROWS or size + file.bytes > MAX_MERGED_BYTES
-        is_other_day = bool(found) and file.first_s // DAY_S != found[0].first_s // DAY_S
-        if found and (is_full or is_other_day):
-            if len(found) > 1:
-                return found
-            found, rows, size = [], 0, 0
-        found.append(file)
+    for count, file in enumerate(files):
         rows, size = rows + file.rows, size + file.bytes
-    return found if len(found) >= least else []
+        if rows > MAX_MERGED_ROWS or size > MAX_MERGED_BYTES:
+            return list(files[:count]), False
+    return list(files), True
 
 
 def to_drop(
@@ -142,7 +157,7 @@ class Upkeep:
     def files(self) -> list[RawFile]:
         """Return the files that count, oldest first."""
         r = raw_files.c
-        columns = (r.name, r.rows, r.bytes, r.first_s, r.last_s, r.is_merged)
+        columns = (r.name, r.rows, r.bytes, r.first_s, r.last_s, r.level)
         query = sa.select(*columns).where(r.gone_s.is_(None)).order_by(r.first_s, r.name)
         with self._engine.connect() as connection:
             return [RawFile(*row) for row in connection.execute(query)]
@@ -157,7 +172,7 @@ class Upkeep:
             self._duck = connect()
         size = write_select(self._duck, self._raw / name, select)
         row = {"name": name, "rows": sum(f.rows for f in files), "bytes": size}
-        row |= {"first_s": first_s, "last_s": last_s, "is_merged": True}
+        row |= {"first_s": first_s, "last_s": last_s, "level": max(f.level for f in files) + 1}
         old = raw_files.c.name.in_([file.name for file in files])
         with self._engine.begin() as connection:
             connection.execute(sa.insert(raw_files).values(**row))

@@ -123,7 +123,7 @@ def upgrade() -> None:
         sa.Column("bytes", sa.Integer(), nullable=False),
         sa.Column("first_s", sa.Float(), nullable=False),
         sa.Column("last_s", sa.Float(), nullable=False),
-        sa.Column("is_merged", sa.Boolean(), nullable=False),
+        sa.Column("level", sa.Integer(), nullable=False),
         sa.Column("gone_s", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("name"),
     )
