@@ -92,7 +92,7 @@ class Registry:
         settings: Settings,
         engine: Engine,
         trusted: Sequence[PublicKey],
-        reload: Callable[[], None],
+        reload: Callable[[], object],
         clock: Callable[[], float],
         user: str = "cli",
     ) -> None:

@@ -110,7 +110,7 @@ def _issue(
 
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "edgekit broker")])
-    server = [x509.ExtendedKeyUsageOID.SERVER_AUTH]
+    server = [x509.oid.ExtendedKeyUsageOID.SERVER_AUTH]
     builder = (
         _builder(subject, ca.subject, key, now, _SERVER_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

@@ -27,7 +27,7 @@ from edgekit.wire.errors import EdgekitError
 _log = logging.getLogger(__name__)
 
 
-class Guarded(Broker):
+class Guarded(Broker):  # type: ignore[misc]
     """A broker where everybody has an account, and the rights of it.
 
     Args:
