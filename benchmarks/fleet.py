@@ -44,7 +44,7 @@ PACKAGES = ("duckdb", "sqlalchemy", "paho-mqtt", "orjson", "amqtt", "backports.z
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run one load; return its figures."""
-    seconds = options.minutes * 60
+    seconds, load = options.minutes * 60, round(os.getloadavg()[0], 2)
     home, settings, passwords = make_home(folder / "fleet", names(options.devices))
     mosquitto.prepare(home, settings)
     if options.broker == "mosquitto":
@@ -80,6 +80,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {
         "broker": options.broker,
         "seconds": round(seconds, 1),
+        "load_before": load,
         "kills": killed,
         "devices": devices,
         "store": held,
