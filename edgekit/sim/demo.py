@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from edgekit.fleet.broker.accounts import (
     hash_password,
@@ -15,6 +13,7 @@ from edgekit.fleet.broker.accounts import (
     write_passwords,
 )
 from edgekit.fleet.home import FleetHome
+from edgekit.fleet.ports import read_pid, read_ports
 from edgekit.fleet.store import open_store
 from edgekit.wire.errors import TrustError
 from edgekit.wire.signing import PublicKey, load_private_key
@@ -80,9 +79,6 @@ def order_keys(home: FleetHome) -> tuple[PublicKey, ...]:
         return ()
 
 
-def is_ready(home: FleetHome, read: Callable[[Path], bytes] = Path.read_bytes) -> bool:
-    """Tell whether the fleet of a folder says where it listens: it runs."""
-    try:
-        return bool(json.loads(read(home.run / "ports.json")))
-    except (OSError, ValueError):
-        return False
+def is_ready(home: FleetHome) -> bool:
+    """Tell whether the fleet of a folder runs and says where it listens."""
+    return read_pid(home, "up") is not None and bool(read_ports(home))

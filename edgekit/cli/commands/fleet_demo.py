@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -16,7 +18,9 @@ from edgekit.wire.errors import DeviceError
 if TYPE_CHECKING:
     from edgekit.fleet.home import FleetHome
     from edgekit.fleet.settings import Settings
+    from edgekit.sim.summary import Summary
 
+SCHEMA = "edgekit.fleet-demo/1"
 _STOP_S = 30.0
 
 
@@ -67,17 +71,27 @@ def command(
     words = [sys.executable, "-m", "edgekit", "fleet", "up", "--home", str(home)]
     words += [] if port is None else ["--port", str(port)]
     words += [] if broker_port is None else ["--broker-port", str(broker_port)]
-    # In a session of its own: Ctrl-C stops the devices first, then this stops the fleet.
-    with subprocess.Popen(words, start_new_session=True) as up:
+    with _running(fleet, words, sys.stderr if out.json or out.quiet else None):
+        summary = simulate(fleet, load_settings(fleet), passwords, seconds)
+    out.emit(
+        SCHEMA,
+        {"home": str(home), **summary.to_json()},
+        lambda console: console.print(f"  {summary.devices} simulated devices have stopped"),
+    )
+
+
+@contextmanager
+def _running(fleet: FleetHome, words: list[str], stdout: TextIO | None) -> Iterator[None]:
+    """Have a fleet run; Ctrl-C stops the devices first, then this stops the fleet."""
+    from edgekit.sim.demo import is_ready
+
+    with subprocess.Popen(words, stdout=stdout, start_new_session=True) as up:
         try:
             while not is_ready(fleet):
                 if up.poll() is not None:
                     raise DeviceError("the fleet does not start", hint="edgekit fleet up says why")
                 time.sleep(0.1)
-            settings = load_settings(fleet)
-            simulate(fleet, settings, passwords, seconds, out)
-        except KeyboardInterrupt:
-            pass
+            yield
         finally:
             up.terminate()
             try:
@@ -91,9 +105,8 @@ def simulate(
     settings: Settings,
     passwords: dict[str, str],
     seconds: float | None,
-    out: Output,
-) -> None:
-    """Run the devices of a demo until Ctrl-C."""
+) -> Summary:
+    """Run the devices of a demo until Ctrl-C; return what it came to."""
     from edgekit.sim.build import make_devices
     from edgekit.sim.demo import DEMO_FAULTS, order_keys
     from edgekit.sim.device import Plan
@@ -104,7 +117,6 @@ def simulate(
     faults = dict(parse_fault(text) for text in DEMO_FAULTS)
     devices = make_devices(list(passwords), plan, faults, seed=1)
     at = Broker(settings.broker_host, settings.broker_port, passwords)
-    run_until_interrupted(
+    return run_until_interrupted(
         lambda generator: NetworkRun(devices, at, generator), seconds, 1, lambda _text: None
     )
-    out.note(f"{len(devices)} simulated devices have stopped")
