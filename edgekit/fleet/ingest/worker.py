@@ -91,8 +91,10 @@ class Worker:
             while not stop.is_set():
                 self.step(stop)
             self._take(self._inbox.take(0.0, most=1_000_000))
-            if not self._pending.is_empty:
-                self._store()
+            why = "" if self._pending.is_empty else self._try_store()
+            if why:
+                log.error("what came last is not stored, devices send it again: %s", why)
+            self._say_alive("stopped", why)
         finally:
             self._duck.close()
             self._ledger.close()

@@ -191,7 +191,7 @@ class IngestRow:
 
     Attributes:
         alive_s: When it said so.
-        status: ``running`` or ``waiting``.
+        status: ``running``, ``waiting`` or ``stopped``.
         detail: Why it waits.
         counts: What it has counted since it was started.
     """
