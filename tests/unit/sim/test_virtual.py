@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from edgekit.runtime.batches import unpack
+from edgekit.runtime.trial_state import Phase
 from edgekit.sim.build import make_devices
 from edgekit.sim.device import Plan, Publish, SimDevice, names
 from edgekit.sim.faults import Fault
@@ -212,3 +213,14 @@ def test_flood_duplicate_reorder_and_malformed_are_what_they_say() -> None:
     assert malformed[0].refused > 0
     for store, summary in (flood, duplicate, malformed):
         assert len(store.seen) == summary.messages
+
+
+def test_a_hot_device_begins_no_self_test_while_it_is_throttled() -> None:
+    run, _ = fleet(count=1, faults={Fault.HOT: 1.0})
+    (device,) = run.devices.values()
+    run.run(5)
+    send_order(run)
+    run.run(12)
+    assert device.slots.state.phase is Phase.STAGED
+    run.run(120, until=lambda: device.slots.state.phase is Phase.SELF_TEST)
+    assert int(run.now_s // 60) % 2 == 1
