@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from edgekit.fleet.registry import NewDevice, Registry
     from edgekit.wire.signing import PublicKey
 
-ADD_SCHEMA = "edgekit.fleet-device-add/1"
-LIST_SCHEMA = "edgekit.fleet-device-list/1"
-LABEL_SCHEMA = "edgekit.fleet-device-label/1"
-REMOVE_SCHEMA = "edgekit.fleet-device-remove/1"
-
 
 def new_options(function: Any) -> Any:  # noqa: ANN401 - a decorator of any command
     """Add what new devices need: target, output folder, keys."""
@@ -90,7 +85,8 @@ def add(
     from edgekit.cli.commands.fleet_deploy import read_labels
     from edgekit.fleet.registry import NewDevice
 
-    _add([NewDevice(name, target, read_labels(labels))], home, output, keys, out)
+    new = [NewDevice(name, target, read_labels(labels))]
+    _add("edgekit.fleet-device-add/1", new, home, output, keys, out)
 
 
 @command.command("import")
@@ -116,7 +112,7 @@ def import_(
     """
     from edgekit.fleet.registry import read_csv
 
-    _add(read_csv(file, target), home, output, keys, out)
+    _add("edgekit.fleet-device-import/1", read_csv(file, target), home, output, keys, out)
 
 
 @command.command("list")
@@ -142,7 +138,7 @@ def list_(home: Path, out: Output) -> None:
             console.print(Text("  no device   next: edgekit fleet device add NAME --target rpi5"))
 
     quiet = "\n".join(one.name for one in found) or None
-    out.emit(LIST_SCHEMA, {"devices": rows}, render, quiet=quiet)
+    out.emit("edgekit.fleet-device-list/1", {"devices": rows}, render, quiet=quiet)
 
 
 @command.command("label")
@@ -169,7 +165,7 @@ def label(name: str, labels: Sequence[str], home: Path, out: Output) -> None:
 
         console.print(Text(f"  {name:24} {_words(found)}".rstrip()))
 
-    out.emit(LABEL_SCHEMA, {"name": name, "labels": found}, render, quiet=name)
+    out.emit("edgekit.fleet-device-label/1", {"name": name, "labels": found}, render, quiet=name)
 
 
 @command.command("remove")
@@ -193,11 +189,18 @@ def remove(names: Sequence[str], home: Path, out: Output) -> None:
 
         console.print(Text(f"  removed {', '.join(names)}"))
 
-    out.emit(REMOVE_SCHEMA, {"removed": list(names)}, render, quiet="\n".join(names))
+    out.emit(
+        "edgekit.fleet-device-remove/1", {"removed": list(names)}, render, quiet="\n".join(names)
+    )
 
 
 def _add(
-    new: Sequence[NewDevice], home: Path, output: Path | None, keys: Sequence[Path], out: Output
+    schema: str,
+    new: Sequence[NewDevice],
+    home: Path,
+    output: Path | None,
+    keys: Sequence[Path],
+    out: Output,
 ) -> None:
     from edgekit.cli.trust import trusted_keys
 
@@ -224,7 +227,7 @@ def _add(
         next_ = f"  next: edgekit agent run --config {rows[0]['config']}   on the device"
         console.print(Text(next_), soft_wrap=True)
 
-    out.emit(ADD_SCHEMA, {"devices": rows}, render, quiet="\n".join(map(str, files)))
+    out.emit(schema, {"devices": rows}, render, quiet="\n".join(map(str, files)))
 
 
 def _check_targets(new: Sequence[NewDevice]) -> None:
