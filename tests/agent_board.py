@@ -34,11 +34,11 @@ class Board:
     key: PrivateKey
     settings: dict[str, Any]
     python: tuple[str, ...] = (sys.executable,)
-    module: tuple[str, ...] = ("edgekit.agent.main",)
     environment: dict[str, str] | None = None
-    model: str = MODEL
     process: subprocess.Popen[bytes] | None = None
     logs: list[Path] = field(default_factory=list)
+    module: tuple[str, ...] = ("edgekit.agent.main",)
+    model: str = MODEL
 
     def start(self) -> None:
         config = self.folder / "agent.json"

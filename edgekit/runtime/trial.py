@@ -111,8 +111,11 @@ def _order(state: State, order: Order, now: Instant) -> Step:  # noqa: PLR0911 -
         return state, (Report("refused", order.sha256, problem),)
     if order.is_local and _is_outdone(state, order):
         return state, ()
-    taken = "newest_local_s" if order.is_local else "newest_expires_s"
-    newest = replace(state, **{taken: float(order.expires_s)})
+    until_s = float(order.expires_s)
+    if order.is_local:
+        newest = replace(state, newest_local_s=until_s)
+    else:
+        newest = replace(state, newest_expires_s=until_s)
     if state.order is not None and order.sha256 == state.order.sha256:
         if order == state.order:
             return state, ()

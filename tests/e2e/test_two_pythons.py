@@ -60,7 +60,7 @@ def pythons(tmp_path_factory) -> tuple[Path, Path, Path]:
     run(base, "-m", "venv", folder / "venv")
     other = folder / "venv" / "bin" / "python"
     # As a wheel: an editable install would not show what the wheel leaves out.
-    run(other, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", f"{ROOT}[build]")
+    run(other, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", f"{ROOT}[audio,build]")
     where = "import edgekit; print(edgekit.__path__[0])"
     installed = Path(run(other, "-P", "-c", where, cwd=folder).strip())
     shutil.copytree(installed, folder / "code" / "edgekit")
