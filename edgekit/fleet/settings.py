@@ -22,7 +22,7 @@ _MAX_GIVEN_BYTES = 4096
 # Every key with what it means; the reference is made from it.
 KEYS: Mapping[str, str] = {
     "name": "the fleet's name, as it stands in topics: `fleet` by default",
-    "http.host": "address of the dashboard and of bundles, `127.0.0.1` by default",
+    "http.host": "address of HTTP, where devices fetch bundles, `127.0.0.1` by default",
     "http.port": "port, 8600 by default",
     "http.url": "how devices reach it, where that is not `http://host:port`",
     "broker.kind": "`auto` (mosquitto where it is installed), `mosquitto` or `amqtt`",

@@ -44,7 +44,7 @@ class Part:
     """A part of the fleet that is a process.
 
     Attributes:
-        name: ``broker``, ``ingest``, ``web`` or ``alerts``.
+        name: ``broker``, ``ingest``, ``web``, ``bundles`` or ``alerts``.
         command: What starts it.
         is_ready: Tells whether it does its work.
     """
@@ -220,6 +220,10 @@ def parts_of(home: FleetHome, settings: Settings) -> list[Part]:
         command = [sys.executable, "-m", f"edgekit.fleet.{name}", str(home.path.resolve())]
         ready = _http_ready(settings) if name == "web" else (lambda: True)
         parts.append(Part(name, command, ready))
+    if not any(part.name == "web" for part in parts):
+        # Without the dashboard devices still fetch their bundles.
+        command = [sys.executable, "-m", "edgekit.fleet.bundle_server", str(home.path.resolve())]
+        parts.append(Part("bundles", command, _http_ready(settings)))
     return parts
 
 
@@ -274,7 +278,7 @@ def running(home: FleetHome, given: Mapping[str, str | int]) -> Iterator[Running
         stack.callback(write_ports, home, {})
         stack.callback(supervisor.stop)
         supervisor.start()
-        write_ports(home, _ports(settings, has_web=has_web))
+        write_ports(home, _ports(settings))
         base = f"http://{settings.http_host}:{settings.http_port}"
         yield Running(supervisor, settings, f"{base}/login?token={token}" if has_web else None)
 
@@ -338,7 +342,7 @@ def _alone(home: FleetHome) -> Iterator[None]:
 
 def _stop_orphans(home: FleetHome) -> None:
     """Stop what a parent that was killed has left behind: it holds ports and files."""
-    for name in ("web", "alerts", "ingest", "broker"):
+    for name in ("web", "bundles", "alerts", "ingest", "broker"):
         pid = read_pid(home, name)
         if pid is None:
             continue
@@ -366,10 +370,9 @@ def _check_ports(settings: Settings) -> None:
         )
 
 
-def _ports(settings: Settings, *, has_web: bool) -> dict[str, str]:
+def _ports(settings: Settings) -> dict[str, str]:
     found = {"mqtt": f"{settings.broker_host}:{settings.broker_port}"}
     if settings.broker_listen:
         found["mqtts"] = f"{settings.broker_listen}:{settings.broker_tls_port}"
-    if has_web:
-        found["http"] = f"{settings.http_host}:{settings.http_port}"
+    found["http"] = f"{settings.http_host}:{settings.http_port}"
     return found

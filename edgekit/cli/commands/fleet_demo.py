@@ -33,7 +33,7 @@ _STOP_S = 30.0
     "--home", type=click.Path(path_type=Path), default=Path("fleet-demo"), show_default=True,
     help="The fleet's folder; made where there is none.",
 )  # fmt: skip
-@click.option("--port", type=click.IntRange(1, 65535), help="Port of the dashboard.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port of HTTP.")
 @click.option("--broker-port", type=click.IntRange(1, 65535), help="Port of the broker.")
 @click.option(
     "--for", "seconds", type=click.FloatRange(1), default=None, help="Ends after so many seconds."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 import time
-import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,26 +26,24 @@ SCHEMA = "edgekit.fleet-up/1"
 
 @click.command("up")
 @home_option
-@click.option("--port", type=click.IntRange(1, 65535), help="Port of the dashboard.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port of HTTP.")
 @click.option(
     "--broker-port", type=click.IntRange(1, 65535), help="Port of the broker on loopback."
 )
 @click.option(
     "--listen",
     metavar="ADDRESS",
-    help="IP address for dashboard and, over TLS, devices. Default: loopback alone.",
+    help="IP address for HTTP and, over TLS, devices. Default: loopback alone.",
 )
-@click.option("--open/--no-open", "open_", default=False, help="Open the dashboard in a browser.")
 @common_options
 def command(
     home: Path,
     port: int | None,
     broker_port: int | None,
     listen: str | None,
-    open_: bool,
     out: Output,
 ) -> int:
-    """Run a fleet on this machine: broker, ingest, alerts and dashboard, until Ctrl-C.
+    """Run a fleet on this machine: broker, ingest, alerts and bundles, until Ctrl-C.
 
     The folder is made where there is none. Devices come in with `edgekit fleet device add`. A part
     that dies is started again. With --json one document says where all listens, once it does.
@@ -54,7 +51,7 @@ def command(
     \b
     Examples:
       edgekit fleet up
-      edgekit fleet up --home roof --port 9000 --open
+      edgekit fleet up --home roof --port 9000
       edgekit fleet up --listen 192.168.1.10
     """
     from edgekit.fleet.home import FleetHome
@@ -72,8 +69,6 @@ def command(
         given |= {"http_host": listen, "broker_listen": listen}
     with _stopping() as stop, running(FleetHome.create(home), given) as fleet:
         _show(fleet, home, out)
-        if open_ and fleet.url is not None:
-            webbrowser.open(fleet.url)
         _watch(fleet, stop, out)
     out.note("  stopped")
     return 0

@@ -104,6 +104,11 @@ class Ledger:
         rows = self._rows("SELECT name FROM devices WHERE removed_s IS NULL")
         return frozenset(name for (name,) in rows)
 
+    def has_device(self, name: str) -> bool:
+        """Tell whether a device is registered now."""
+        sql = "SELECT 1 FROM devices WHERE name = ? AND removed_s IS NULL"
+        return bool(self._rows(sql, (name,)))
+
     def raw_names(self) -> set[str]:
         """Return the files that transactions have named."""
         return {name for (name,) in self._rows("SELECT name FROM raw_files")}

@@ -124,7 +124,7 @@ class Worker:
 
     def _take(self, arrived: list[Arrived]) -> None:
         for item in arrived:
-            found = decode(item.topic, item.payload, self._fleet, self._known)
+            found = self._decoded(item)
             if isinstance(found, Refusal):
                 self.counts[f"refused_{found.reason}"] += 1
                 log.debug("refused from %s: %s %s", found.device, found.reason, found.detail)
@@ -133,6 +133,15 @@ class Worker:
             elif isinstance(found, Control):
                 retained = item.is_retained
                 control(self._pending, found, item.received_s, is_retained=retained)
+
+    def _decoded(self, item: Arrived) -> Telemetry | Control | Refusal:
+        found = decode(item.topic, item.payload, self._fleet, self._known)
+        is_unknown = isinstance(found, Refusal) and found.reason == "unknown_device"
+        if is_unknown and self._ledger.has_device(found.device):
+            # It came a moment ago, and what it says first is said once.
+            self._known = self._ledger.devices()
+            found = decode(item.topic, item.payload, self._fleet, self._known)
+        return found
 
     def _store_or_wait(self, stop: threading.Event) -> None:
         """Store what is gathered; as long as that fails, nothing more is taken."""

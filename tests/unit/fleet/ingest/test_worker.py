@@ -224,3 +224,16 @@ def test_sums_are_what_the_sketch_makes(latencies):
         whole = whole.merged(one)
         sums.add_model({"requests": 1, "latency_ms": one.to_json()})
     assert (sums.buckets, sums.sum_us) == (dict(whole.buckets), whole.sum_us)
+
+
+def test_a_device_that_has_just_come_is_heard_from_its_first_word(bench):
+    worker = bench.worker(Pace(devices_s=3600))
+    batch = arrived(0)
+    other = Arrived(batch.topic.replace("cam-1", "cam-2"), batch.payload, NOW_S, is_retained=False)
+    worker._take([other])
+    assert worker.counts["refused_unknown_device"] == 1
+    add_device(bench.engine, "cam-2", {}, NOW_S)
+    worker._take([other])
+    assert worker.counts["refused_unknown_device"] == 1
+    worker._store()
+    assert bench.acks == [(0, 0)]
