@@ -84,6 +84,8 @@ def session_lines(session: Mapping[str, Any]) -> list[str]:
 def _candidates(console: Console, document: Mapping[str, Any]) -> None:
     from rich.table import Table
 
+    from edgekit.toolchain.refusals import summed_up
+
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
     for name, right in (
         ("tried", False),
@@ -110,7 +112,7 @@ def _candidates(console: Console, document: Mapping[str, Any]) -> None:
     evaluated = {k: v for k, v in accuracy.items() if k != "interval"}
     _line(console, f"agreement is {accuracy['metric']}, {provenance(evaluated)}")
     _line(console, "* on the frontier: no other one is as accurate, as fast and as small")
-    for why in document["refused"].values():
+    for why in summed_up(document["refused"]):
         _line(console, why)
 
 

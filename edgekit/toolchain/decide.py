@@ -12,6 +12,7 @@ from edgekit.toolchain.events import Event
 from edgekit.toolchain.plan import make_plan
 from edgekit.toolchain.proposals import candidates, with_smaller_weights
 from edgekit.toolchain.quantize.candidates import FLOAT, Candidate
+from edgekit.toolchain.refusals import summed_up
 from edgekit.toolchain.stages import Workbench
 from edgekit.toolchain.timing import PairTiming
 from edgekit.toolchain.verify import accuracy_measurements, size_measurement
@@ -289,7 +290,7 @@ def _why_fp32(decision: Decision, locked: object) -> str:
     if tried:
         closest = max(tried, key=lambda j: sum(v.met for v in j.verdicts))
         return f"with {closest.candidate.name}, {closest.reason}"
-    return "; ".join(decision.refused.values()) or "nothing to quantize"
+    return "; ".join(summed_up(decision.refused)) or "nothing to quantize"
 
 
 def _why(judged: Judged) -> str:

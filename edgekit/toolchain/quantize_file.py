@@ -259,16 +259,20 @@ def _kept(bench: Workbench, decision: Decision, source: Path, target: str) -> Qu
         "reason": message,
         "path": None,
     }
-    slower = any(j.meets_contract for j in decision.judged[1:])
     error = GateError(
-        f"{message}; nothing was written",
-        hint="--allow-slower takes the int8 model all the same"
-        if slower
-        else "a lower --min-agreement takes more loss; samples closer to the field's may lose less",
-        where=str(source),
+        f"{message}; nothing was written", hint=_what_next(decision), where=str(source)
     )
     document["error"] = {"message": error.message, "hint": error.hint}
     return Quantized(status, None, document, error)
+
+
+def _what_next(decision: Decision) -> str:
+    tried = decision.judged[1:]
+    if any(judged.meets_contract for judged in tried):
+        return "--allow-slower takes the int8 model all the same"
+    if not tried:
+        return "no int8 form of it can be had: use the model as it is"
+    return "a lower --min-agreement takes more loss; samples closer to the field's may lose less"
 
 
 def _document(
