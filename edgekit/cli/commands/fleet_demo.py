@@ -72,6 +72,8 @@ def command(
     words += [] if port is None else ["--port", str(port)]
     words += [] if broker_port is None else ["--broker-port", str(broker_port)]
     with _running(fleet, words, sys.stderr if out.json or out.quiet else None):
+        out.note(f"  {count} simulated devices, some with faults; in another terminal:")
+        out.note(f"  next: edgekit fleet watch --home {home}")
         summary = simulate(fleet, load_settings(fleet), passwords, seconds)
     out.emit(
         SCHEMA,
