@@ -176,11 +176,11 @@ def series(
         since_s: Received from then on.
         until_s: Received before.
     """
+    value = metric if metric in _COLUMNS else "TRY_CAST(json_extract_string(content, ?) AS DOUBLE)"
+    path = [] if metric in _COLUMNS else [path_of("vitals", metric)]
     files = reader.files(since_s, until_s)
     if not files:
         return []
-    value = metric if metric in _COLUMNS else "TRY_CAST(json_extract_string(content, ?) AS DOUBLE)"
-    path = [] if metric in _COLUMNS else [path_of("vitals", metric)]
     sql = (
         f"SELECT received_s, {value} AS value FROM read_parquet(?, union_by_name = true)"  # noqa: S608 - a column of ours or a parameter
         " WHERE device = ? AND kind = 'sample' AND received_s >= ? AND received_s < ?"
