@@ -108,7 +108,7 @@ def soak_panel(axis: Any, document: Mapping[str, Any] | None) -> None:  # noqa: 
         return
     hours = [look["samples"] / 3600 for look in document["looks"]]
     axis.plot(hours, [look["rss_mb"] for look in document["looks"]], color=BLUE)
-    axis.set_xlabel(f"hours of its clock; {document['broker_kills']} kills of the broker")
+    axis.set_xlabel("hours of its clock")
     axis.set_ylim(bottom=0)
     axis.set_xlim(left=0)
 
