@@ -67,13 +67,15 @@ class Sums:
         for name in VITALS:
             value = said.get(name)
             if type(value) is float or type(value) is int:
+                # Whole numbers of a few thousand samples would outgrow 64 bits.
+                real = float(value)
                 held = self.vitals.get(name)
                 if held is None:
-                    self.vitals[name] = [1, value, value]
+                    self.vitals[name] = [1, real, real]
                 else:
                     held[0] += 1
-                    held[1] += value
-                    held[2] = max(held[2], value)
+                    held[1] += real
+                    held[2] = max(held[2], real)
 
     def latency_text(self) -> str:
         """Return the histogram as it is stored."""
