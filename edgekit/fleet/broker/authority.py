@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 CA_FILE, SERVER_FILE, SERVER_KEY_FILE = "ca.pem", "server.pem", "server.key.pem"
 _CA_KEY_FILE = "ca.key.pem"
 _CA_LIFETIME = dt.timedelta(days=20 * 365)
-_SERVER_LIFETIME = dt.timedelta(days=365)
-_RENEW_BEFORE = dt.timedelta(days=60)
+# It is looked at when the broker starts alone: what is kept then must outlast a long run.
+_SERVER_LIFETIME = dt.timedelta(days=3 * 365)
+_RENEW_BEFORE = dt.timedelta(days=2 * 365)
 _SLACK = dt.timedelta(days=1)  # a device's clock may be behind
 
 
@@ -54,15 +55,19 @@ def certify(folder: Path, names: Sequence[str], now: dt.datetime) -> bool:
         ConfigError: A file cannot be read or written.
     """
     from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     ca, ca_key = _authority(folder, now)
     try:
         found = x509.load_pem_x509_certificate((folder / SERVER_FILE).read_bytes())
+        key = load_pem_private_key((folder / SERVER_KEY_FILE).read_bytes(), None)
         lasts = found.not_valid_after_utc - now > _RENEW_BEFORE
-        if lasts and _names(found) == set(names) and found.issuer == ca.subject:
+        is_pair = key.public_key() == found.public_key()
+        if lasts and is_pair and _names(found) == set(names):
             found.verify_directly_issued_by(ca)
             return False
-    except (OSError, ValueError, TypeError, x509.ExtensionNotFound):
+    except (OSError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
         pass  # none yet, or not one of this authority: it gets a new one
     _issue(folder, names, ca, ca_key, now)
     return True
