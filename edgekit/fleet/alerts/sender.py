@@ -117,9 +117,14 @@ class Sender:
             notice = waiting.get()
             if notice is None:
                 return
-            outcome = self._deliver(channel, notice)
-            if outcome is not None:
-                self._on_done(channel, notice, outcome)
+            try:
+                outcome = self._deliver(channel, notice)
+                if outcome is not None:
+                    self._on_done(channel, notice, outcome)
+            except Exception as error:  # noqa: BLE001 - a store that is locked or full
+                # The channel must live on. A text might hold a secret.
+                kind = type(error).__name__
+                log.error("%s: what became of an alert is not kept: %s", name, kind)  # noqa: TRY400
 
     def _deliver(self, channel: Channel, notice: Notice) -> Outcome | None:
         failed = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -108,15 +109,20 @@ class Watch:
             self._store.server(now_s),
             now_s,
         )
-        self._state, actions = step(self._state, known, now_s)
-        for action in actions:
-            self._do(action, now_s)
+        before = self._state
+        self._state, actions = step(before, known, now_s)
+        for place, action in enumerate(actions):
+            try:
+                self._do(action, now_s)
+            except Exception:
+                self._undo(before, actions[place:])
+                raise
         for key, alert_id in self._ids.items():
             reading = known.readings.get(key)
             silenced = reading is not None and reading.silenced
             if self._silenced.get(key) != silenced:
-                self._silenced[key] = silenced
                 self._store.silence(alert_id, silenced=silenced)
+                self._silenced[key] = silenced
         return actions
 
     def stop(self) -> None:
@@ -136,11 +142,39 @@ class Watch:
                 return
             # At the first start there are none before it: watch by the defaults, tell nobody.
             settings = load_alerts(self._file.with_name("alerts.toml.absent"))
-        if settings.channels != self._settings.channels:
+        is_new = settings.channels != self._settings.channels
+        if is_new:
             self._sender.stop()
             self._sender = self._make_sender(settings.channels, self._on_done)
         self._settings = settings
         self._rules |= settings.rules
+        if is_new:
+            self._forget_untold()
+
+    def _forget_untold(self) -> None:
+        """Have told again what the channels before have not sent."""
+        untold = {
+            key for key, (_, entry) in self._store.open_alerts().items() if entry.told_s is None
+        }
+        self._state = {
+            key: replace(entry, told_s=None) if key in untold else entry
+            for key, entry in self._state.items()
+        }
+
+    def _undo(self, before: State, left: Sequence[Action]) -> None:
+        """Forget what is decided and not done, so that the next look decides it again."""
+        state = dict(self._state)
+        for action in left:
+            entry = before.get(action.key)
+            if isinstance(action, Tell):
+                if action.event != "closed" and action.key in self._ids:
+                    told_s = entry.told_s if entry else None
+                    state[action.key] = replace(self._state[action.key], told_s=told_s)
+            elif entry is None:
+                state.pop(action.key, None)
+            else:
+                state[action.key] = entry
+        self._state = state
 
     def _do(self, action: Action, now_s: float) -> None:
         rule = self._rules.get(action.key.rule)
