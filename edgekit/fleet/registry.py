@@ -130,11 +130,11 @@ class Registry:
             made: list[Path] = []
             try:
                 for one in new:
+                    _make_folder(out / one.name)
                     made.append(out / one.name)
                     self._write(one, passwords[one.name], made[-1])
-                hashes = read_passwords(self._home)
-                hashes |= {name: hash_password(password) for name, password in passwords.items()}
-                with self._engine.begin() as connection:
+                hashes = {name: hash_password(password) for name, password in passwords.items()}
+                with self._accounts() as known, self._engine.begin() as connection:
                     for one in new:
                         row = {"labels": dict(one.labels), "added_s": now_s, "removed_s": None}
                         connection.execute(sa.delete(devices).where(devices.c.name == one.name))
@@ -142,7 +142,7 @@ class Registry:
                         connection.execute(
                             sa.insert(audit).values(self._audit("device.add", one.name, now_s))
                         )
-                    write_passwords(self._home, with_roles(self._home, hashes))
+                    write_passwords(self._home, with_roles(self._home, known | hashes))
             except BaseException:
                 for folder in made:
                     shutil.rmtree(folder, ignore_errors=True)
@@ -208,10 +208,10 @@ class Registry:
             kept = {name: value for name, value in hashes.items() if name not in set(names)}
             # First what lets them in: half done must not mean that they still come.
             write_passwords(self._home, with_roles(self._home, kept))
+            self._reload()
             for name in dict.fromkeys(names):
                 remove_device(self._engine, name, self._clock())
                 add_audit(self._engine, self._user, "device.remove", name, "", self._clock())
-        self._reload()
 
     def _check(self, new: Sequence[NewDevice], out: Path) -> None:
         known = {one.name for one in self.registered()}
@@ -233,18 +233,12 @@ class Registry:
             seen.add(one.name)
 
     def _write(self, device: NewDevice, password: str, folder: Path) -> None:
-        try:
-            folder.mkdir(mode=0o700, parents=True)
-        except OSError as error:
-            raise ConfigError(
-                f"the device's folder cannot be made: {error.strerror}", where=str(folder)
-            ) from error
         settings = self._settings
         broker: dict[str, object] = {"host": settings.broker_host, "port": settings.broker_port}
         if settings.broker_listen:
             broker = {"host": public_name(settings), "port": settings.broker_tls_port}
             broker["tls"] = {"ca_file": CA_FILE}
-            write_private(folder / CA_FILE, (self._home.broker / CA_FILE).read_bytes())
+            write_private(folder / CA_FILE, self._authority())
         document = {
             "schema": "edgekit.agent/1",
             "fleet": settings.name,
@@ -257,6 +251,17 @@ class Registry:
         write_private(folder / PASSWORD_FILE, password.encode())
         write_private(folder / "agent.json", (json.dumps(document, indent=2) + "\n").encode())
 
+    def _authority(self) -> bytes:
+        path = self._home.broker / CA_FILE
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise ConfigError(
+                "the broker has no authority yet for TLS",
+                hint="start `edgekit fleet up` first: it makes one",
+                where=str(path),
+            ) from error
+
     def _audit(self, action: str, subject: str, now_s: float) -> dict[str, object]:
         return {
             "user": self._user,
@@ -267,10 +272,29 @@ class Registry:
         }
 
     @contextmanager
+    def _accounts(self) -> Iterator[dict[str, str]]:
+        """Have the hashes; written back as they were where the body fails."""
+        before = read_passwords(self._home)
+        try:
+            yield before
+        except BaseException:
+            write_passwords(self._home, before)
+            raise
+
+    @contextmanager
     def _locked(self) -> Iterator[None]:
         with (self._home.broker / "passwords.lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the device's folder cannot be made: {error.strerror}", where=str(folder)
+        ) from error
 
 
 def check_labels(labels: Mapping[str, str]) -> dict[str, str]:
@@ -305,11 +329,11 @@ def read_csv(path: Path, target: str) -> list[NewDevice]:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_CSV_BYTES + 1)
+        if len(data) > MAX_CSV_BYTES:
+            raise UsageError("the file is too large", where=str(path))
         text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError("the file cannot be read as UTF-8", where=str(path)) from error
-    if len(data) > MAX_CSV_BYTES:
-        raise UsageError("the file is too large", where=str(path))
     return parse_csv(text, target, str(path))
 
 
