@@ -1,4 +1,4 @@
-"""Write docs/reference from the code: commands, settings, errors, the agent, parts of recipes.
+"""Write docs/reference from the code: commands, settings, errors, agent, fleet, parts of recipes.
 
 ``python tools/make_reference.py`` writes; with ``--check`` it names what is out of date and exits
 with 1.
@@ -11,13 +11,15 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
 
 from edgekit.agent.config import KEYS
 from edgekit.cli.main import cli
+from edgekit.fleet import settings as fleet_settings
+from edgekit.fleet.alerts import rules as alert_rules
 from edgekit.runtime.tasks import task_names
 from edgekit.toolchain.metrics import metric_names
 from edgekit.toolchain.readers import reader_names
@@ -57,6 +59,25 @@ relative paths start at its folder. An unknown key is an error.
 
 | key | |
 |---|---|"""
+FLEET_HEAD = f"""# Settings of a fleet
+
+{MADE}
+Two files in the fleet's folder. An unknown key is an error. `NAME` stands for a name of your own.
+
+## fleet.toml
+
+Written with the defaults by the first `edgekit fleet up`, and read when the fleet starts.
+
+| key | |
+|---|---|"""
+ALERTS_HEAD = """
+## alerts.toml
+
+Need not be there; read again whenever it changes. [Alerts](../fleet-alerts.md) shows an example,
+and what can be watched.
+
+| key | |
+|---|---|"""
 ERRORS_HEAD = f"""# Errors and exit codes
 
 {MADE}
@@ -73,6 +94,7 @@ def pages() -> dict[str, str]:
         "cli.md": cli_page(),
         "settings.md": settings_page(),
         "agent-settings.md": agent_page(),
+        "fleet-settings.md": fleet_page(),
         "errors.md": errors_page(),
         "recipe-parts.md": parts_page(),
     }
@@ -159,7 +181,18 @@ def settings_page() -> str:
 
 def agent_page() -> str:
     """Describe every key of agent.json."""
-    return "\n".join([AGENT_HEAD, *(f"| `{key}` | {text} |" for key, text in KEYS.items()), ""])
+    return "\n".join([AGENT_HEAD, *key_rows(KEYS), ""])
+
+
+def fleet_page() -> str:
+    """Describe every key of fleet.toml and alerts.toml."""
+    fleet, alerts = key_rows(fleet_settings.KEYS), key_rows(alert_rules.KEYS)
+    return "\n".join([FLEET_HEAD, *fleet, ALERTS_HEAD, *alerts, ""])
+
+
+def key_rows(keys: Mapping[str, str]) -> Iterator[str]:
+    """Describe keys, each with what it means, as rows of a table."""
+    return (f"| `{key}` | {text} |" for key, text in keys.items())
 
 
 def errors_page() -> str:

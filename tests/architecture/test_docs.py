@@ -14,11 +14,14 @@ import click
 import pytest
 
 from edgekit.cli.main import cli
+from edgekit.fleet import settings as fleet_settings
+from edgekit.fleet.alerts import rules as alert_rules
 from edgekit.runtime.tasks import task_names
 from edgekit.toolchain.metrics import metric_names
 from edgekit.toolchain.readers import reader_names
 from edgekit.toolchain.settings import SETTINGS
 from edgekit.wire import errors
+from edgekit.wire.located import Table, parse_toml
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -98,6 +101,66 @@ def test_every_option_has_help(path: str) -> None:
 def test_every_setting_is_documented(setting: object) -> None:
     for name in (setting.toml, setting.env, setting.flag):  # type: ignore[attr-defined]
         assert name is None or f"`{name}`" in text()
+
+
+def test_every_key_of_a_fleet_is_documented() -> None:
+    page = (DOCS / "reference" / "fleet-settings.md").read_text(encoding="utf-8")
+    assert "## fleet.toml" in page
+    fleet, alerts = page.split("## alerts.toml")
+    assert [key for key in fleet_settings.KEYS if f"\n| `{key}` |" not in fleet] == []
+    assert [key for key in alert_rules.KEYS if f"\n| `{key}` |" not in alerts] == []
+
+
+@pytest.fixture
+def keys_read(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, ...]]:
+    """Every key that anybody asks a TOML table for, whether or not it is there."""
+    found: set[tuple[str, ...]] = set()
+
+    def listen(name: str) -> None:
+        real = getattr(Table, name)
+
+        def heard(self: Table, key: str, *rest: object) -> object:
+            found.add(tuple(str(part) for part in (*self.path, key)))
+            return real(self, key, *rest)
+
+        monkeypatch.setattr(Table, name, heard)
+
+    for name in ("get", "optional", "strings", "table", "tables"):
+        listen(name)
+    return found
+
+
+def leaves(keys: set[tuple[str, ...]]) -> set[str]:
+    inner = {key[:length] for key in keys for length in range(1, len(key))}
+    return {".".join(key) for key in keys - inner}
+
+
+def test_the_keys_of_fleet_toml_are_all_that_is_read(keys_read: set[tuple[str, ...]]) -> None:
+    fleet_settings.read_settings(parse_toml("", "fleet.toml"))
+    assert leaves(keys_read) == set(fleet_settings.KEYS)
+
+
+def test_the_keys_of_alerts_toml_are_all_that_is_read(keys_read: set[tuple[str, ...]]) -> None:
+    text = """
+    [rules.latency]
+    channels = ["hook"]
+    [channels.hook]
+    kind = "webhook"
+    url = "https://example.com"
+    [channels.mail]
+    kind = "smtp"
+    host = "mail.example.com"
+    from = "a@example.com"
+    to = ["b@example.com"]
+    [channels.bus]
+    kind = "mqtt"
+    [[silence]]
+    """
+    alert_rules.read_alerts(parse_toml(text, "alerts.toml"), DOCS)
+    names = {"latency", "hook", "mail", "bus"}
+    told = {tuple("NAME" if part in names else part for part in key) for key in keys_read}
+    told = {tuple(part for part in key if part != "0") for key in told}
+    assert leaves(told) == set(alert_rules.KEYS)
 
 
 def test_every_error_and_its_exit_code_are_documented() -> None:
