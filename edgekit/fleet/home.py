@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from edgekit.wire.errors import ConfigError
 SETTINGS_FILE = "fleet.toml"
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
+_OTHERS = 0o077
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class FleetHome:
 
     @classmethod
     def create(cls, path: Path) -> FleetHome:
-        """Make the folder and those in it, where they are not there yet.
+        """Make the folder and those in it, where they are not there yet; close those in it.
 
         Raises:
             ConfigError: It is no folder, or cannot be written.
@@ -54,8 +56,11 @@ class FleetHome:
         home = cls(path)
         try:
             path.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-            for folder in (home.keys, home.broker, home.raw, home.bundles, home.run):
-                folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+            store = home.database.parent
+            for folder in (home.keys, home.broker, store, home.raw, home.bundles, home.run):
+                folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
+                if stat.S_IMODE(folder.stat().st_mode) & _OTHERS:
+                    folder.chmod(_FOLDER_MODE)
         except OSError as error:
             raise ConfigError(
                 f"the fleet's folder cannot be made: {error.strerror}",

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgekit.fleet.home import FleetHome, write_private
+from edgekit.fleet.settings import Settings
 from edgekit.wire.errors import ConfigError, DeviceError
 
 _MAX_BYTES = 4096
@@ -35,7 +36,7 @@ def read_pid(home: FleetHome, name: str) -> int | None:
         with (home.run / f"{name}.pid").open("rb") as file:
             document = json.loads(file.read(_MAX_BYTES))
         pid, started = int(document["pid"]), document["started"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     return pid if pid > 1 and started is not None and _started(pid) == started else None
 
@@ -64,7 +65,7 @@ def read_ports(home: FleetHome) -> dict[str, str]:
         with (home.run / "ports.json").open("rb") as file:
             document = json.loads(file.read(_MAX_BYTES))
         return {str(key): str(value) for key, value in document.items()}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return {}
 
 
@@ -106,6 +107,38 @@ def check_free(host: str, port: int, setting: str) -> None:
             ) from error
 
 
+def check_ports(settings: Settings) -> None:
+    """Make sure that all parts of a fleet can listen where its settings say.
+
+    Raises:
+        DeviceError: Somebody else listens there.
+        ConfigError: Two parts are to listen at one place, or one cannot.
+    """
+    wanted = [
+        (settings.broker_host, settings.broker_port, "--broker-port"),
+        (settings.http_host, settings.http_port, "--port"),
+    ]
+    if settings.broker_listen:
+        tls = (settings.broker_listen, settings.broker_tls_port, "broker.tls_port in fleet.toml")
+        wanted.append(tls)
+    for index, (host, port, setting) in enumerate(wanted):
+        for other, at, its in wanted[:index]:
+            if port == at and (host == other or _is_any(host) or _is_any(other)):
+                raise ConfigError(
+                    f"port {port} is asked for twice", hint=f"change {its} or {setting}"
+                )
+        check_free(host, port, setting)
+
+
+def addresses(settings: Settings) -> dict[str, str]:
+    """Return what of a fleet listens where, by protocol."""
+    found = {"mqtt": f"{settings.broker_host}:{settings.broker_port}"}
+    if settings.broker_listen:
+        found["mqtts"] = f"{settings.broker_listen}:{settings.broker_tls_port}"
+    found["http"] = f"{settings.http_host}:{settings.http_port}"
+    return found
+
+
 def listens(host: str, port: int) -> bool:
     """Tell whether somebody listens on a port of this machine."""
     address = ipaddress.ip_address(host)
@@ -114,6 +147,10 @@ def listens(host: str, port: int) -> bool:
     with socket.socket(_family(host), socket.SOCK_STREAM) as probe:
         probe.settimeout(_CONNECT_S)
         return probe.connect_ex((host, port)) == 0
+
+
+def _is_any(host: str) -> bool:
+    return ipaddress.ip_address(host).is_unspecified
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -56,7 +57,19 @@ class Settings:
     @property
     def base_url(self) -> str:
         """Where devices fetch bundles, without a slash at the end."""
-        return self.http_url.rstrip("/") or f"http://{self.http_host}:{self.http_port}"
+        if self.http_url:
+            return self.http_url.rstrip("/")
+        is_any = ipaddress.ip_address(self.http_host).is_unspecified
+        host = self.broker_name or socket.gethostname() if is_any else self.http_host
+        return f"http://{_in_url(host)}:{self.http_port}"
+
+    @property
+    def local_url(self) -> str:
+        """Where somebody at this machine reaches HTTP, without a slash at the end."""
+        address = ipaddress.ip_address(self.http_host)
+        any_of = {4: "127.0.0.1", 6: "::1"}
+        host = any_of[address.version] if address.is_unspecified else self.http_host
+        return f"http://{_in_url(host)}:{self.http_port}"
 
 
 def load_settings(home: FleetHome) -> Settings:
@@ -146,18 +159,22 @@ def write_settings(home: FleetHome, settings: Settings) -> None:
     Raises:
         ConfigError: The file cannot be written.
     """
+    tls_port = settings.broker_tls_port
     lines = [
         f'name = "{settings.name}"',
         "",
         "[http]",
         f'host = "{settings.http_host}"',
         f"port = {settings.http_port}",
+        *([f"url = {json.dumps(settings.http_url)}"] if settings.http_url else []),
         "",
         "[broker]",
         f'host = "{settings.broker_host}"',
         f"port = {settings.broker_port}",
         *([f'kind = "{settings.broker_kind}"'] if settings.broker_kind != "auto" else []),
         *([f'listen = "{settings.broker_listen}"'] if settings.broker_listen else []),
+        *([f"tls_port = {tls_port}"] if tls_port != Settings.broker_tls_port else []),
+        *([f'name = "{settings.broker_name}"'] if settings.broker_name else []),
         "",
         "[retention]",
         f"days = {settings.retention_days:g}",
@@ -215,6 +232,10 @@ def is_address(text: str) -> bool:
         return "%" not in str(ipaddress.ip_address(text))
     except ValueError:
         return False
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _url(table: Table) -> str:

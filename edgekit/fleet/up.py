@@ -18,7 +18,8 @@ from pathlib import Path
 from edgekit.fleet.broker import process as broker_process
 from edgekit.fleet.home import FleetHome, write_private
 from edgekit.fleet.ports import (
-    check_free,
+    addresses,
+    check_ports,
     forget_pid,
     listens,
     login_token,
@@ -105,16 +106,25 @@ class Supervisor:
         self._clock = clock
         self.children = [Child(part) for part in parts]
 
-    def start(self, timeout_s: float = READY_S) -> None:
+    def start(
+        self, timeout_s: float = READY_S, is_stopped: Callable[[], bool] = lambda: False
+    ) -> None:
         """Start all parts, each when the one before is ready.
 
+        Args:
+            timeout_s: For each of them.
+            is_stopped: Tells whether somebody does not want to wait for it.
+
         Raises:
+            KeyboardInterrupt: Somebody does not.
             DeviceError: One ends, or is not ready in time; what it said stands in the hint.
         """
         for child in self.children:
             self._launch(child)
             deadline_s = self._clock() + timeout_s
             while not child.part.is_ready():
+                if is_stopped():
+                    raise KeyboardInterrupt
                 if not child.runs or self._clock() > deadline_s:
                     what = "is not ready" if child.runs else "has ended"
                     raise DeviceError(
@@ -138,8 +148,7 @@ class Supervisor:
                 said.append(f"{child.part.name} ended ({code}); it starts again")
             elif now_s >= child.due_s:
                 child.restarts += 1
-                self._launch(child)
-                said.append(f"{child.part.name} runs again")
+                said.append(self._relaunch(child))
         return said
 
     def stop(self) -> None:
@@ -176,6 +185,16 @@ class Supervisor:
     def _log(self, name: str) -> Path:
         return self._home.run / f"{name}.log"
 
+    def _relaunch(self, child: Child) -> str:
+        try:
+            self._launch(child)
+        except (DeviceError, ConfigError, OSError) as error:
+            # A full disk or process table passes; those that run need not end with it.
+            child.failures += 1
+            child.due_s = self._clock() + wait_s(child.failures)
+            return f"{child.part.name} does not start: {error}"
+        return f"{child.part.name} runs again"
+
     def _launch(self, child: Child) -> None:
         log = self._log(child.part.name)
         if log.exists() and log.stat().st_size > _LOG_BYTES:
@@ -210,8 +229,7 @@ def parts_of(home: FleetHome, settings: Settings) -> list[Part]:
         MissingToolError: No broker is installed.
     """
     broker = broker_process.start_command(home, settings)
-    address = (settings.broker_host, settings.broker_port)
-    parts = [Part("broker", broker, lambda: listens(*address))]
+    parts = [Part("broker", broker, _broker_ready(settings))]
     for name in ("ingest", "web", "alerts"):
         if importlib.util.find_spec(f"edgekit.fleet.{name}") is None:
             continue
@@ -225,6 +243,13 @@ def parts_of(home: FleetHome, settings: Settings) -> list[Part]:
         command = [sys.executable, "-m", "edgekit.fleet.bundle_server", str(home.path.resolve())]
         parts.append(Part("bundles", command, _http_ready(settings)))
     return parts
+
+
+def _broker_ready(settings: Settings) -> Callable[[], bool]:
+    ports = [(settings.broker_host, settings.broker_port)]
+    if settings.broker_listen:
+        ports.append((settings.broker_listen, settings.broker_tls_port))
+    return lambda: all(listens(*one) for one in ports)
 
 
 def _http_ready(settings: Settings) -> Callable[[], bool]:
@@ -247,17 +272,23 @@ class Running:
 
 
 @contextmanager
-def running(home: FleetHome, given: Mapping[str, str | int]) -> Iterator[Running]:
+def running(
+    home: FleetHome,
+    given: Mapping[str, str | int],
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[Running]:
     """Have a fleet run.
 
     Args:
         home: Its folder.
         given: Settings of the command line, by attribute.
+        is_stopped: Tells whether somebody does not want to wait until its parts are ready.
 
     Yields:
         The fleet, when all its parts are ready.
 
     Raises:
+        KeyboardInterrupt: Somebody does not want to wait.
         ConfigError: It runs already, or its settings are wrong.
         DeviceError: A port is taken, or a part does not start.
         MissingToolError: No broker is installed.
@@ -270,17 +301,17 @@ def running(home: FleetHome, given: Mapping[str, str | int]) -> Iterator[Running
         stack.callback(keep_given, home, {})
         keep_given(home, given)
         settings = load_settings(home)
-        _check_ports(settings)
+        check_ports(settings)
         parts = parts_of(home, settings)
         has_web = any(part.name == "web" for part in parts)
         token = login_token(home)
         supervisor = Supervisor(home, parts)
         stack.callback(write_ports, home, {})
         stack.callback(supervisor.stop)
-        supervisor.start()
-        write_ports(home, _ports(settings))
-        base = f"http://{settings.http_host}:{settings.http_port}"
-        yield Running(supervisor, settings, f"{base}/login?token={token}" if has_web else None)
+        supervisor.start(is_stopped=is_stopped)
+        write_ports(home, addresses(settings))
+        url = f"{settings.local_url}/login?token={token}" if has_web else None
+        yield Running(supervisor, settings, url)
 
 
 def keep(
@@ -359,20 +390,3 @@ def _orders_key(home: FleetHome) -> None:
     path = home.keys / ORDERS_KEY
     if not path.exists():
         write_private(path, generate_key("orders").to_pem())
-
-
-def _check_ports(settings: Settings) -> None:
-    check_free(settings.broker_host, settings.broker_port, "broker.port in fleet.toml")
-    check_free(settings.http_host, settings.http_port, "--port")
-    if settings.broker_listen:
-        check_free(
-            settings.broker_listen, settings.broker_tls_port, "broker.tls_port in fleet.toml"
-        )
-
-
-def _ports(settings: Settings) -> dict[str, str]:
-    found = {"mqtt": f"{settings.broker_host}:{settings.broker_port}"}
-    if settings.broker_listen:
-        found["mqtts"] = f"{settings.broker_listen}:{settings.broker_tls_port}"
-    found["http"] = f"{settings.http_host}:{settings.http_port}"
-    return found
