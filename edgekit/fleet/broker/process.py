@@ -29,7 +29,8 @@ def kind_of(settings: Settings) -> str:
     if settings.broker_kind == "mosquitto":
         raise MissingToolError("mosquitto is not installed", hint=install)
     if settings.broker_listen:
-        raise MissingToolError("beyond loopback the broker must be mosquitto", hint=install)
+        change = 'delete `kind = "amqtt"` in fleet.toml' if has_mosquitto else install
+        raise MissingToolError("beyond loopback the broker must be mosquitto", hint=change)
     if importlib.util.find_spec("amqtt") is None:
         raise MissingToolError(
             "no broker is installed", hint=f"pip install 'edgekit[fleet]' or {install}"
@@ -56,5 +57,8 @@ def reload(home: FleetHome) -> bool:
     pid = read_pid(home, "broker")
     if pid is None:
         return False
-    os.kill(pid, signal.SIGHUP)
+    try:
+        os.kill(pid, signal.SIGHUP)
+    except ProcessLookupError:
+        return False  # it has just ended; the next one reads them at its start
     return True
