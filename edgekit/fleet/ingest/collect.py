@@ -57,6 +57,7 @@ class Pending:
 
     Attributes:
         lines: Rows of raw telemetry, as JSON.
+        size_bytes: Of the rows and the events, about.
         first_s: When the first one came.
         last_s: When the last one came.
         processes: That have changed.
@@ -69,6 +70,7 @@ class Pending:
     """
 
     lines: list[bytes] = field(default_factory=list)
+    size_bytes: int = 0
     first_s: float = 0.0
     last_s: float = 0.0
     processes: dict[Mark, Process] = field(default_factory=dict)
@@ -131,6 +133,7 @@ def control(pending: Pending, said: Control, received_s: float, *, is_retained: 
     if said.leaf == "reply":
         text = canonical_json(said.said).decode()
         pending.events.append((said.device, received_s, received_s, "reply", text))
+        pending.size_bytes += len(text)
         return
     seen_s = None if is_retained or said.said.get("reason") == "lost" else received_s
     pending.controls[said.device, said.leaf] = (said.said, seen_s)
@@ -156,10 +159,11 @@ def _store(pending: Pending, known: Known, device: str, message: Said, received_
         "rss_bytes": number(vitals.get("rss_bytes")),
         "content": values,
     }
-    if not pending.lines:
-        pending.first_s = received_s
+    # A clock that is set back makes a later message the first one.
+    pending.first_s = min(pending.first_s, received_s) if pending.lines else received_s
     pending.last_s = max(pending.last_s, received_s)
     pending.lines.append(orjson.dumps(line))
+    pending.size_bytes += len(pending.lines[-1])
     pending.counts["messages"] += 1
     if message["kind"] == "event":
         _event(pending, known, device, message, received_s)
@@ -188,6 +192,7 @@ def _event(pending: Pending, known: Known, device: str, message: Said, received_
     name = given[:100] if isinstance(given, str) else "event"
     text = orjson.dumps(values).decode()
     pending.events.append((device, received_s, message["time_s"], name, text))
+    pending.size_bytes += len(text)
     boots = values.get("boots")
     if name != "drops" or not isinstance(boots, list):
         return

@@ -32,9 +32,11 @@ _SUMS = (
     "INSERT OR REPLACE INTO rollups (window_s, device, model, samples, requests, errors, rejected,"
     " latency, vitals) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+# What a removed device said in its last moment, and the will it left, are no state of the fleet.
+_IS_REGISTERED = "EXISTS (SELECT 1 FROM devices WHERE name = ?1 AND removed_s IS NULL)"
 _SAMPLE = (
     "INSERT INTO last_state (device, last_seen_s, sample, sample_s, temp_c, cpu_share)"
-    " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (device) DO UPDATE SET"
+    f" SELECT ?, ?, ?, ?, ?, ? WHERE {_IS_REGISTERED} ON CONFLICT (device) DO UPDATE SET"
     " last_seen_s = max(coalesce(last_seen_s, 0), excluded.last_seen_s), sample = excluded.sample,"
     " sample_s = excluded.sample_s, temp_c = excluded.temp_c, cpu_share = excluded.cpu_share"
 )
@@ -54,8 +56,9 @@ def _upsert(columns: tuple[str, ...]) -> str:
     places = ", ".join("?" for _ in columns)
     changes = ", ".join(f"{column} = excluded.{column}" for column in columns)
     return (
-        f"INSERT INTO last_state (device, last_seen_s, {', '.join(columns)})"  # noqa: S608 - columns of our own
-        f" VALUES (?, ?, {places}) ON CONFLICT (device) DO UPDATE SET {_SEEN}, {changes}"
+        f"INSERT INTO last_state (device, last_seen_s, {', '.join(columns)})"
+        f" SELECT ?, ?, {places} WHERE {_IS_REGISTERED}"
+        f" ON CONFLICT (device) DO UPDATE SET {_SEEN}, {changes}"
     )
 
 

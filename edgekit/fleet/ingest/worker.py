@@ -35,6 +35,7 @@ class Pace:
     Attributes:
         flush_s: What came is stored after this long.
         max_rows: Or when there are so many.
+        max_bytes: Or so much; DuckDB has to hold it at once, and a batch on top.
         devices_s: How often the registered devices are read anew.
         alive_s: How often it says that it works.
         retry_s: After a failure to store.
@@ -43,6 +44,7 @@ class Pace:
 
     flush_s: float = 1.0
     max_rows: int = 20_000
+    max_bytes: int = 16 << 20
     devices_s: float = 2.0
     alive_s: float = 5.0
     retry_s: float = 2.0
@@ -82,6 +84,7 @@ class Worker:
         self._pending = Pending()
         self._file: RawFile | None = None
         self._due_s = self._devices_due_s = self._alive_due_s = 0.0
+        self._is_mute = False
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.counts["orphans"] += raw.remove_orphans(folder, self._ledger.raw_names())
 
@@ -90,8 +93,7 @@ class Worker:
         try:
             while not stop.is_set():
                 self.step(stop)
-            self._take(self._inbox.take(0.0, most=1_000_000))
-            why = "" if self._pending.is_empty else self._try_store()
+            why = self._finish()
             if why:
                 log.error("what came last is not stored, devices send it again: %s", why)
             self._say_alive("stopped", why)
@@ -101,13 +103,18 @@ class Worker:
 
     def step(self, stop: threading.Event) -> None:
         """Take what came, and store it where it is time."""
-        started = bool(self._pending.lines or self._pending.acks or self._pending.controls)
+        started = not self._pending.is_empty
         now_s = time.monotonic()
         wait_s = max(0.0, self._due_s - now_s) if started else 0.5
         arrived = self._inbox.take(wait_s)
         if arrived and not started:
             self._due_s = time.monotonic() + self._pace.flush_s
-        self._take(arrived)
+        for item in arrived:
+            self._take([item])
+            if self._is_much:
+                self._store_or_wait(stop)
+            if self._is_much:
+                return  # told to stop: devices send the rest again
         now_s = time.monotonic()
         if self._is_due(now_s):
             self._store_or_wait(stop)
@@ -116,6 +123,19 @@ class Worker:
             self._known = self._ledger.devices()
         if now_s >= self._alive_due_s:
             self._say_alive("running", "")
+
+    def _finish(self) -> str:
+        """Store what has come, and return why that fails; empty where it does not."""
+        for item in self._inbox.take(0.0, most=1_000_000):
+            self._take([item])
+            why = self._try_store() if self._is_much else ""
+            if why:
+                return why
+        return "" if self._pending.is_empty else self._try_store()
+
+    @property
+    def _is_much(self) -> bool:
+        return self._pending.size_bytes >= self._pace.max_bytes
 
     def _is_due(self, now_s: float) -> bool:
         if self._pending.is_empty:
@@ -193,4 +213,8 @@ class Worker:
         try:
             self._ledger.alive(time.time(), status, detail, dict(self.counts))
         except sqlite3.Error as error:
-            log.warning("ingest cannot say how it is: %s", error)
+            if not self._is_mute:
+                log.warning("ingest cannot say how it is: %s", error)
+            self._is_mute = True
+        else:
+            self._is_mute = False

@@ -184,7 +184,8 @@ def series(
     sql = (
         f"SELECT received_s, {value} AS value FROM read_parquet(?, union_by_name = true)"  # noqa: S608 - a column of ours or a parameter
         " WHERE device = ? AND kind = 'sample' AND received_s >= ? AND received_s < ?"
-        " AND value IS NOT NULL ORDER BY received_s, seq"
+        # A text that a device wrote may read as "inf" or "nan".
+        " AND isfinite(value) ORDER BY received_s, seq"
     )
     return reader.raw_rows(sql, [*path, files, device, since_s, until_s])
 
