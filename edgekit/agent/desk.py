@@ -151,12 +151,14 @@ class Desk:
         slots: Slots,
         status: Callable[[], dict[str, Json]],
         capture: Handler,
+        logs: Handler,
     ) -> dict[str, Handler]:
         """Return what the fleet may ask for, by name."""
         return {
             "status": lambda _args: status(),
             "log-level": _set_level,
             "capture": capture,
+            "logs": logs,
             "benchmark": lambda args: self._benchmark(models, slots, args),
             "models": lambda _args: {
                 name: {"bundle_sha256": s.sha256, "serial": s.serial}

@@ -34,6 +34,7 @@ from edgekit.agent.hands import AgentHands
 from edgekit.agent.jobs import UnknownModelError
 from edgekit.agent.lifecycle import Lifecycle
 from edgekit.agent.link import Link
+from edgekit.agent.logbook import Logbook
 from edgekit.agent.notify import notify
 from edgekit.agent.outbox import Outbox
 from edgekit.agent.selftest import SelfTestSettings
@@ -102,6 +103,8 @@ class Agent:
         self._clocks = clocks or Clocks()
         self.boot_id = secrets.token_hex(8)
         self._started_s = self._clocks.monotonic_s()
+        self.logbook = Logbook()
+        logging.getLogger().addHandler(self.logbook)
         self._events: queue.SimpleQueue[tuple[str, Event] | None] = queue.SimpleQueue()
         config.state_dir.mkdir(parents=True, exist_ok=True)
         trust = Trust(config.trusted_keys, config.target)
@@ -239,6 +242,7 @@ class Agent:
             self.link.stop()
         self.outbox.close()
         self.slots.close()
+        logging.getLogger().removeHandler(self.logbook)
         write_status(self.config.state_dir, {**self.status(), "running": False})
 
     def _vitals(self) -> Callable[[], dict[str, Json]]:
@@ -278,7 +282,9 @@ class Agent:
             address,
             self.outbox,
             hello=self._hello,
-            commands=self.desk.commands(self.models, self.slots, self.status, self._capture),
+            commands=self.desk.commands(
+                self.models, self.slots, self.status, self._capture, self.logbook.answer
+            ),
             on_desired=self.desk.desired,
             mapping=self._mappings.publications if self._mappings is not None else None,
         )

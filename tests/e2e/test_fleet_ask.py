@@ -14,6 +14,7 @@ from edgekit.fleet.ask import ask, command_of
 from edgekit.fleet.broker.accounts import hash_password, write_passwords
 from edgekit.fleet.broker.mosquitto import command as mosquitto
 from edgekit.fleet.broker.mosquitto import prepare
+from edgekit.fleet.device_log import device_log
 from edgekit.fleet.home import FleetHome
 from edgekit.fleet.publisher import BrokerAddress
 from edgekit.fleet.settings import Settings, write_settings
@@ -55,6 +56,12 @@ def test_a_device_measures_a_bundle(address):
     assert found["measured"]["device"] == DEVICE
 
 
+def test_a_device_tells_its_log(address):
+    (first, *_) = device_log(address, FLEET, DEVICE, 200, "log-1")
+    assert "serves http://" in first.text
+    assert len(device_log(address, FLEET, DEVICE, 1, "log-2")) == 1
+
+
 def test_what_a_device_cannot_do_is_said(address):
     with pytest.raises(DeviceError, match=f"{DEVICE}: no command is named pnig") as raised:
         ask(address, FLEET, DEVICE, command_of("3", "pnig", {}))
@@ -71,7 +78,7 @@ def test_who_is_not_there_does_not_answer(address):
         ask(nobody, FLEET, DEVICE, command_of("6", "ping", {}))
 
 
-def test_bench_measures_on_a_device(tmp_path, small_bundle):
+def test_the_command_line_asks_a_device(tmp_path, small_bundle):
     home = FleetHome.create(tmp_path / "fleet")
     settings = Settings(name=FLEET, broker_port=free_port())
     write_settings(home, settings)
@@ -99,6 +106,12 @@ def test_bench_measures_on_a_device(tmp_path, small_bundle):
         found = json.loads(ran.stdout)
         assert found["measured"]["device"] == DEVICE
         assert found["schema"] == "edgekit.bench/1"
+        line = ["fleet", "logs", DEVICE, "--home", str(home.path), "-n", "2"]
+        ran = subprocess.run(
+            [sys.executable, "-m", "edgekit", *line], capture_output=True, text=True, check=False
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert 1 <= ran.stdout.count("edgekit.agent") <= 2
     finally:
         board.kill()
         broker.terminate()

@@ -101,6 +101,6 @@ def test_the_reasons_of_drops_are_in_the_module() -> None:
 
 def test_every_command_is_in_the_table() -> None:
     desk = Desk(None, "ab" * 8, None, time.time, lambda *_: None)  # type: ignore[arg-type]
-    made = desk.commands(None, None, dict, lambda _args: None)  # type: ignore[arg-type]
+    made = desk.commands(None, None, dict, lambda _args: None, lambda _args: None)  # type: ignore[arg-type]
     for name in Commands(made).names:
         assert re.search(rf"^\| `{name}` \|", PAGE, re.MULTILINE), name

@@ -15,6 +15,7 @@ from edgekit.fleet.alerts.rows import AlertRow
 from edgekit.fleet.store import queries
 from edgekit.fleet.store.rows import DeviceDetail, EventRow
 from edgekit.fleet.web import charts, history, order_rows
+from edgekit.fleet.web.accounts import Role
 from edgekit.fleet.web.history import Heat, Line
 from edgekit.fleet.web.order_rows import DeviceOrderRow
 from edgekit.fleet.web.pages.facts import (
@@ -28,6 +29,7 @@ from edgekit.fleet.web.pages.facts import (
 )
 from edgekit.fleet.web.pages.frame import Frame, card, missing
 from edgekit.fleet.web.pages.items import alert_item
+from edgekit.fleet.web.pages.log_card import LogCard
 from edgekit.fleet.web.pages.nodes import Chart, Grid, node, set_attributes, set_text
 from edgekit.fleet.web.shared import Web
 from edgekit.fleet.web.words import number
@@ -179,6 +181,8 @@ class DevicePage:
         with events:
             self._events = Grid(_EVENTS)
             self._no_events = node("div", "nothing has happened yet", "empty")
+        if self._frame.may(Role.OPERATOR):
+            LogCard(self._web, self._frame, self._name)
 
     def _show(self, now: Now) -> None:
         row, detail = now.detail.row, now.detail
