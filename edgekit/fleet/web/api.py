@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI, Query, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
+from pydantic import Field
 from starlette.exceptions import HTTPException
 
 import edgekit
@@ -37,7 +38,7 @@ from edgekit.fleet.web.api_rows import (
 )
 from edgekit.fleet.web.guard import identity_of
 from edgekit.fleet.web.shared import Web
-from edgekit.wire.errors import EdgekitError, RolloutError, TrustError, UsageError
+from edgekit.wire.errors import EdgekitError, RolloutError, TrustError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +63,8 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 Limit = Annotated[int, Query(ge=1, le=MOST_ROWS)]
 Time = Annotated[float, Query(ge=0, le=_MOST_TIME, allow_inf_nan=False)]
 Text = Annotated[str, Query(max_length=200)]
+# A tuple would be described in a way that OpenAPI 3.1 does not know.
+Pair = Annotated[list[float], Field(min_length=2, max_length=2, description="time and value")]
 MaybeText = Annotated[str | None, Query(max_length=200)]
 
 
@@ -85,6 +88,21 @@ def needs(role: Role) -> Callable[[Request], Identity]:
     return check
 
 
+def knows_parameters(request: Request) -> None:
+    """Refuse a parameter that there is none of: a filter with a typing error would filter nothing.
+
+    Raises:
+        UsageError: There is one.
+    """
+    known = {field.alias for field in request.scope["route"].dependant.query_params}
+    for name in request.query_params:
+        if name not in known:
+            close = did_you_mean(name, known)
+            there = f"there are: {', '.join(sorted(known)) or 'none'}"
+            hint = f"did you mean {close}?" if close else there
+            raise UsageError(f"there is no parameter {name[:80]!r}", hint=hint)
+
+
 Operator = Annotated[Identity, Depends(needs(Role.OPERATOR))]
 Admin = Annotated[Identity, Depends(needs(Role.ADMIN))]
 
@@ -103,7 +121,10 @@ def make_api(web: Web) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         responses=_ERRORS,
-        dependencies=[Security(HTTPBearer(auto_error=False, description="`edgekit_…`"))],
+        dependencies=[
+            Security(HTTPBearer(auto_error=False, description="`edgekit_…`")),
+            Depends(knows_parameters),
+        ],
     )
     _add_devices(api, web)
     _add_lists(api, web)
@@ -146,13 +167,13 @@ def _add_devices(api: FastAPI, web: Web) -> None:
         return found
 
     @api.get("/devices/{name}/series/{metric}")
-    def series(name: str, metric: str, since_s: Time, until_s: Time) -> list[tuple[float, float]]:
+    def series(name: str, metric: str, since_s: Time, until_s: Time) -> list[Pair]:
         """Return a device's values of one of its vitals (`temp_c`), oldest first."""
         _check_span(since_s, until_s)
         found = queries.series(web.reader, name, metric, since_s, until_s)
         if len(found) > MOST_POINTS:
             raise UsageError(f"that is over {MOST_POINTS} points", hint="ask for less time")
-        return found
+        return [list(pair) for pair in found]
 
     @api.get("/latency")
     def latency(

@@ -27,6 +27,15 @@ def test_devices_come_by_page(viewer):
     assert {row["labels"]["site"] for row in one["rows"]} == {"roof"}
 
 
+def test_a_filter_with_a_typing_error_does_not_filter_nothing(viewer):
+    answer = viewer.get("/api/v1/devices", params={"stat": "offline"})
+    assert answer.status_code == 400
+    assert answer.json() == {
+        "message": "there is no parameter 'stat'", "hint": "did you mean state?",
+    }  # fmt: skip
+    assert viewer.get("/api/v1/summary?x=1").status_code == 400
+
+
 def test_everything_about_a_device(viewer):
     name = viewer.get("/api/v1/devices").json()["rows"][0]["name"]
     found = viewer.get(f"/api/v1/devices/{name}").json()
