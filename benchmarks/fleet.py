@@ -13,10 +13,8 @@ that a device has made must be in the store, once.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import random
 import shutil
 import subprocess
@@ -32,6 +30,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from fleet_load import plot  # noqa: E402
 from fleet_load.homes import make_home, stored  # noqa: E402
 from fleet_load.processes import Part, files_limit, python  # noqa: E402
+from fleet_load.versions import versions  # noqa: E402
 
 from edgekit.fleet.broker import mosquitto, process  # noqa: E402
 from edgekit.runtime.host import host_kind  # noqa: E402
@@ -39,7 +38,6 @@ from edgekit.sim.device import names  # noqa: E402
 
 LOOK_S = 1.0
 DRAIN_S = 180.0
-PACKAGES = ("duckdb", "sqlalchemy", "paho-mqtt", "orjson", "amqtt", "backports.zstd")
 
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -115,15 +113,6 @@ def watch(
             part.look()
         time.sleep(LOOK_S)
     return killed
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of everything that is measured."""
-    program = mosquitto.find_mosquitto()
-    text = subprocess.run([program or "false", "-h"], capture_output=True, text=True, check=False)
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
-    first = text.stdout.split("\n")[0].removeprefix("mosquitto version ")
-    return {"python": platform.python_version(), "mosquitto": first, **found}
 
 
 def is_good(result: dict[str, Any]) -> bool:
