@@ -171,7 +171,9 @@ class Worker:
             if not why:
                 break
             if why != waiting:
-                log.error("ingest waits: %s", why)
+                log.error(
+                    "ingest waits, and acknowledges nothing; devices keep what they have: %s", why
+                )
                 waiting = why
             self._say_alive("waiting", why)
             if stop.wait(self._pace.retry_s):
@@ -186,7 +188,11 @@ class Worker:
         try:
             free = shutil.disk_usage(self._folder).free
             if free < self._pace.min_free_bytes:
-                return f"the disk is full: {free >> 20} MiB free"
+                return (
+                    f"the disk is full: less than {self._pace.min_free_bytes >> 20} MiB are free"
+                    f" in {self._folder}; make room, or lower retention.gib in fleet.toml and"
+                    " start the fleet again"
+                )
             self._store()
         except (OSError, duckdb.Error, sqlite3.Error) as error:
             first, *_ = str(error).splitlines() or [type(error).__name__]
