@@ -1,7 +1,8 @@
 """Orders at work: kept in the store, published by MQTT, followed by what devices report.
 
-Any number of processes may follow the same orders: the decisions are the same, a message that is
-published twice changes nothing, and an order is kept only once its messages are out.
+Any number of processes may follow the same orders, one after the other: the decisions are the same,
+a message that is published twice changes nothing, and an order is kept only once its messages are
+out.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from edgekit.fleet.orders import (
     cancel,
     desired,
     expiry,
+    reminders,
     step,
 )
 from edgekit.fleet.publisher import Publication
@@ -35,6 +37,9 @@ from edgekit.wire.signing import PrivateKey
 from edgekit.wire.topics import topic
 
 log = logging.getLogger(__name__)
+
+# A broker that is killed, or keeps nothing, has lost what devices that are away are to hear.
+REMIND_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,7 @@ class Dispatch:
         self._publish = publish
         self._offer = offer
         self._url = url
+        self._reminded_s = 0.0
 
     def give(self, wish: Wish, now_s: float, token: str) -> Rollout:
         """Keep a new order; :meth:`tick` sends it.
@@ -137,6 +143,7 @@ class Dispatch:
 
         Raises:
             RolloutError: No device is meant.
+            TrustError: No device would read the order, for the URL in it.
         """
         names = sorted(set(wish.devices))
         if not names:
@@ -161,7 +168,10 @@ class Dispatch:
                 for name in names
             ),
         )
+        # What no device would read would stop every other order later.
+        sign_desired(desired(rollout, self._fleet, names[0]), self._key)
         self._store.save(rollout)
+        self._reminded_s = now_s
         return rollout
 
     def tick(self, now_s: float) -> None:
@@ -173,13 +183,20 @@ class Dispatch:
         rollouts = {rollout.order_id: rollout for rollout in self._store.open_rollouts()}
         names = sorted({order.device for r in rollouts.values() for order in r.devices})
         reports = self._store.reports(names)
+        is_time = not 0 <= now_s - self._reminded_s < REMIND_S
         for order_id in list(rollouts):
             old = rollouts[order_id]
             new, actions = step(old, facts_of(old, rollouts.values(), reports), now_s)
+            if is_time:
+                done = {action.device for action in actions}
+                again = reminders(new, self._offered(new) if new.cancelled else frozenset())
+                actions = (*actions, *(action for action in again if action.device not in done))
             self._send(new, actions)
             if new != old:
                 self._store.save(new)
                 rollouts[order_id] = new
+        if is_time:
+            self._reminded_s = now_s
 
     def cancel(self, order_id: str, now_s: float) -> Rollout:
         """Call an order back.
@@ -196,12 +213,17 @@ class Dispatch:
             )
         if rollout.is_over:
             raise RolloutError(f"the order {order_id} is over; there is nothing to call back")
-        befores = {order.before for order in rollout.devices if order.before}
-        offered = frozenset(sha256 for sha256 in befores if self._offer(sha256) is not None)
-        new, actions = cancel(rollout, offered, now_s)
+        facts = facts_of(rollout, self._store.open_rollouts(), {})
+        taken = frozenset(name for name, fact in facts.items() if fact.busy)
+        new, actions = cancel(rollout, self._offered(rollout), now_s, taken)
         self._send(new, actions)
         self._store.save(new)
+        self._reminded_s = now_s
         return new
+
+    def _offered(self, rollout: Rollout) -> frozenset[str]:
+        befores = {order.before for order in rollout.devices if order.before}
+        return frozenset(sha256 for sha256 in befores if self._offer(sha256) is not None)
 
     def _send(self, rollout: Rollout, actions: Sequence[Action]) -> None:
         if actions:
@@ -228,7 +250,7 @@ class Dispatch:
             url=self._url(offer.sha256),
             size_bytes=offer.size_bytes,
             serial=offer.serial,
-            order_id=f"{rollout.order_id}-back",
+            order_id=rollout.back_id,
             expires=rollout.expires_s + 1,
         )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import fcntl
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,6 +73,7 @@ class Office:
     ) -> None:
         self._place = place
         self._known = known
+        self._database = engine.url.database
         self._orders = Orders(engine, reports)
         self._dispatch = Dispatch(
             place.fleet, place.key, self._orders, self._publish, self._offer, self._url
@@ -135,15 +138,18 @@ class Office:
         """
         offer = put_bundle(self._place.bundles, bundle, keys)
         wish = Wish(offer, self._url(offer.sha256), devices, lifetime_s)
-        return self._dispatch.give(wish, now_s, token)
+        with self._alone():
+            return self._dispatch.give(wish, now_s, token)
 
     def tick(self, now_s: float) -> None:
         """Follow every order; see :meth:`Dispatch.tick`."""
-        self._dispatch.tick(now_s)
+        with self._alone():
+            self._dispatch.tick(now_s)
 
     def cancel(self, order_id: str, now_s: float) -> Rollout:
         """Call an order back; see :meth:`Dispatch.cancel`."""
-        return self._dispatch.cancel(order_id, now_s)
+        with self._alone():
+            return self._dispatch.cancel(order_id, now_s)
 
     def rollout(self, order_id: str) -> Rollout:
         """Return one order.
@@ -168,6 +174,13 @@ class Office:
         known = self._known()
         names = (order.device for order in rollout.devices)
         return {name: known[name].online for name in names if name in known}
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep others from orders: who decides on what he read before would undo what they did."""
+        with Path(str(self._database)).with_name("orders.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _url(self, sha256: str) -> str:
         return bundle_url(self._place.base_url, sha256)

@@ -120,6 +120,11 @@ class Rollout:
         return all(order.is_over for order in self.devices)
 
     @property
+    def back_id(self) -> str:
+        """Name of the order for what ran before, by which this one is called back."""
+        return f"{self.order_id}-back"
+
+    @property
     def counts(self) -> dict[str, int]:
         """Devices by phase, in the order of the phases."""
         found = {
@@ -210,7 +215,10 @@ def step(
 
 
 def cancel(
-    rollout: Rollout, offered: frozenset[str], now_s: float
+    rollout: Rollout,
+    offered: frozenset[str],
+    now_s: float,
+    taken: frozenset[str] = frozenset(),
 ) -> tuple[Rollout, tuple[Action, ...]]:
     """Call an order back: devices that have not begun forget it, others go back where they can.
 
@@ -218,6 +226,7 @@ def cancel(
         rollout: The order.
         offered: Digests of the bundles that can be ordered.
         now_s: Unix time in seconds.
+        taken: Devices whose place for orders another one has.
 
     Returns:
         As :func:`step`. A device that was under way tells that it has dropped the order; one that
@@ -228,7 +237,8 @@ def cancel(
     for order in rollout.devices:
         if order.phase in {Phase.PLANNED, Phase.WAITING}:
             devices.append(_moved(order, Phase.CANCELLED, "", now_s))
-            actions.append(Clear(order.device))
+            if order.device not in taken:
+                actions.append(Clear(order.device))
         elif order.phase in UNDER_WAY and order.before in offered and order.before:
             devices.append(replace(order, detail="called back"))
             actions.append(TakeBack(order.device, order.before))
@@ -237,6 +247,22 @@ def cancel(
         else:
             devices.append(order)
     return replace(rollout, devices=tuple(devices), cancelled=True), tuple(actions)
+
+
+def reminders(rollout: Rollout, offered: frozenset[str]) -> tuple[Action, ...]:
+    """Return what the broker must hold for devices that have not answered; it may have lost it.
+
+    Args:
+        rollout: The order.
+        offered: Digests of the bundles that can be ordered.
+    """
+    found: list[Action] = []
+    for order in rollout.devices:
+        if order.phase is Phase.WAITING:
+            found.append(Publish(order.device))
+        elif rollout.cancelled and order.phase in UNDER_WAY and order.before in offered:
+            found.append(TakeBack(order.device, str(order.before)))
+    return tuple(found)
 
 
 def _one(
@@ -257,6 +283,9 @@ def _one(
 
 def _followed(rollout: Rollout, order: DeviceOrder, fact: Fact, now_s: float) -> DeviceOrder:
     reported = REPORTED.get(fact.phase) if fact.order_id == rollout.order_id else None
+    if rollout.cancelled and (fact.order_id, fact.phase) == (rollout.back_id, "already"):
+        # It has heard the call a second time; that hides what it said at the first.
+        return _moved(order, Phase.CANCELLED, "the order was taken back", now_s)
     if reported is not None and reported not in OPEN:
         called_back = reported is Phase.DROPPED and rollout.cancelled
         end = Phase.CANCELLED if called_back else reported
