@@ -18,6 +18,7 @@ from edgekit.wire.located import Table
 ChannelKind = Literal["webhook", "ntfy", "smtp", "mqtt"]
 CHANNEL_KINDS: tuple[ChannelKind, ...] = get_args(ChannelKind)
 MAX_SECRET_BYTES = 4096
+OWN_TOPICS = "edgekit-alerts/"
 _PORTS = {"smtp": 587, "mqtt": 1883}
 
 CHANNEL_KEYS: Mapping[str, str] = {
@@ -153,6 +154,13 @@ def _topic(own: Table) -> str:
     topic = own.get("topic", str, "")
     if any(sign in topic for sign in "+#\0") or len(topic) > 1000:  # noqa: PLR2004
         raise ConfigError('"topic" must be a topic without wildcards', where=own.where("topic"))
+    if topic and not own.get("host", str, "") and not topic.startswith(OWN_TOPICS):
+        # It would take the message, say so, and give it to nobody.
+        raise ConfigError(
+            f"the fleet's own broker takes alerts below {OWN_TOPICS} alone",
+            hint=f'topic = "{OWN_TOPICS}lab", or a "host"',
+            where=own.where("topic"),
+        )
     return topic
 
 
