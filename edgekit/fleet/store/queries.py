@@ -46,6 +46,8 @@ __all__ = [
 
 _SORTS = ("name", "last_seen_s", "online", "version", "target", "temp_c", "cpu_share", "phase")
 # Columns of the raw telemetry; every other metric is looked up in the sample's vitals.
+# A clock that jumped within a batch moves nothing further than this.
+_BATCH_S = 3600.0
 _COLUMNS = ("temp_c", "cpu_share", "rss_bytes")
 
 
@@ -169,6 +171,9 @@ def series(
 ) -> list[tuple[float, float]]:
     """Return a device's values of a metric over time, oldest first.
 
+    The samples of a batch come at once. The last of them has the time that it was received at, and
+    the others are before it by as much as the device's own clock says, up to an hour.
+
     Args:
         reader: Of the store.
         device: Its name.
@@ -182,10 +187,12 @@ def series(
     if not files:
         return []
     sql = (
-        f"SELECT received_s, {value} AS value FROM read_parquet(?, union_by_name = true)"  # noqa: S608 - a column of ours or a parameter
+        f"SELECT received_s - least(greatest(max(time_s) OVER batch - time_s, 0), {_BATCH_S}) AS t,"  # noqa: S608 - a column of ours or a parameter
+        f" {value} AS value FROM read_parquet(?, union_by_name = true)"
         " WHERE device = ? AND kind = 'sample' AND received_s >= ? AND received_s < ?"
         # A text that a device wrote may read as "inf" or "nan".
-        " AND isfinite(value) ORDER BY received_s, seq"
+        " AND isfinite(value) WINDOW batch AS (PARTITION BY boot_id, received_s)"
+        " ORDER BY t, received_s, seq"
     )
     return reader.raw_rows(sql, [*path, files, device, since_s, until_s])
 

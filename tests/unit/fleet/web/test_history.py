@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -157,3 +158,11 @@ def test_charts_of_little():
     one = charts.strip([("a", "#000", [5.0], None)], "", None)
     assert one["xAxis"]["min"] < 5.0 < one["xAxis"]["max"]
     assert math.isfinite(one["xAxis"]["max"])
+
+
+def test_samples_of_a_batch_are_as_far_apart_as_they_were_measured(reader):
+    (row, *_) = queries.devices(reader).rows
+    found = queries.series(reader, row.name, "temp_c", 0.0, 4e9)
+    steps = [after - before for (before, _), (after, _) in pairwise(found)]
+    assert len(steps) > 100
+    assert all(step == pytest.approx(10.0, abs=0.5) for step in steps)
