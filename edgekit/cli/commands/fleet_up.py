@@ -43,10 +43,11 @@ def command(
     listen: str | None,
     out: Output,
 ) -> int:
-    """Run a fleet on this machine: broker, ingest, alerts and bundles, until Ctrl-C.
+    """Run a fleet on this machine: broker, ingest, alerts and dashboard, until Ctrl-C.
 
-    The folder is made where there is none. Devices come in with `edgekit fleet device add`. A part
-    that dies is started again. With --json one document says where all listens, once it does.
+    The folder is made where there is none. The link to the dashboard lets in once. Devices come in
+    with `edgekit fleet device add`. A part that dies is started again. With --json one document
+    says where all listens, once it does.
 
     \b
     Examples:
@@ -67,7 +68,7 @@ def command(
         given["broker_port"] = broker_port
     if listen is not None:
         given |= {"http_host": listen, "broker_listen": listen}
-    with _stopping() as stop, running(FleetHome.create(home), given) as fleet:
+    with _stopping() as stop, running(FleetHome.create(home), given, stop.is_set) as fleet:
         _show(fleet, home, out)
         _watch(fleet, stop, out)
     out.note("  stopped")
