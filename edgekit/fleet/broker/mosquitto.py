@@ -15,7 +15,10 @@ from edgekit.fleet.settings import Settings
 # Debian keeps servers where a user's PATH does not look.
 _FOLDERS = "/usr/sbin:/usr/local/sbin"
 MAX_PACKET_BYTES = 2 << 20  # a batch is at most 1 MiB
-_QUEUED = 10_000
+# When ingest connects, what is retained of all devices is queued for it at once, three messages
+# each; what finds no place is dropped. The bytes bound what a client that is slow may cost.
+_QUEUED = 300_000
+_QUEUED_BYTES = 128 << 20
 
 
 def find_mosquitto() -> str | None:
@@ -54,6 +57,7 @@ def _text(home: FleetHome, settings: Settings) -> str:
         f"persistence_location {_plain(folder)}/",
         f"max_packet_size {MAX_PACKET_BYTES}",
         f"max_queued_messages {_QUEUED}",
+        f"max_queued_bytes {_QUEUED_BYTES}",
         "max_inflight_messages 100",
         "log_type error",
         "log_type warning",
