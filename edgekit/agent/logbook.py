@@ -1,8 +1,9 @@
-"""The last lines of the agent's log, for a fleet that asks for them; nothing is sent unasked."""
+"""The agent's log: to stderr, and its last lines for a fleet that asks; nothing is sent unasked."""
 
 from __future__ import annotations
 
 import logging
+import sys
 from collections import deque
 from collections.abc import Mapping
 
@@ -60,3 +61,12 @@ class Logbook(logging.Handler):
                 break
             found.append({"time_s": round(time_s, 3), "level": level, "text": text})
         return {"lines": found[::-1]}
+
+
+def log_to_stderr(*, verbose: bool = False, quiet: bool = False) -> None:
+    """Log to stderr, which a service manager keeps."""
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    form = "%(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=level, format=form, stream=sys.stderr, force=True)
+    # The command line holds ours to warnings; here the command `log-level` sets it.
+    logging.getLogger("edgekit").setLevel(logging.NOTSET)

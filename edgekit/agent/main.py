@@ -34,7 +34,7 @@ from edgekit.agent.hands import AgentHands
 from edgekit.agent.jobs import UnknownModelError
 from edgekit.agent.lifecycle import Lifecycle
 from edgekit.agent.link import Link
-from edgekit.agent.logbook import Logbook
+from edgekit.agent.logbook import Logbook, log_to_stderr
 from edgekit.agent.notify import notify
 from edgekit.agent.outbox import Outbox
 from edgekit.agent.selftest import SelfTestSettings
@@ -367,13 +367,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.exception("the agent failed")
         return 1
     return 0
-
-
-def log_to_stderr(*, verbose: bool = False, quiet: bool = False) -> None:
-    """Log to stderr, which a service manager keeps."""
-    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
-    form = "%(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(level=level, format=form, stream=sys.stderr)
 
 
 def run_until_stopped(config: Path) -> dict[str, Json]:

@@ -90,7 +90,7 @@ def test_the_command_line_asks_a_device(tmp_path, small_bundle):
     (folder / "password").write_text("secret")
     own = settings_for(small_bundle, settings.broker_port)
     own["broker"] |= {"username": DEVICE, "password_file": "password"}
-    board = Board(folder, small_bundle.private_key, own)
+    board = Board(folder, small_bundle.private_key, own, module=("edgekit", "agent", "run"))
     board.start()
     try:
         until(board.serves)

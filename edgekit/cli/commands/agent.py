@@ -44,7 +44,8 @@ def run(config: Path, out: Output) -> int:
     Example:
       edgekit agent run --config agent.json
     """
-    from edgekit.agent.main import log_to_stderr, run_until_stopped
+    from edgekit.agent.logbook import log_to_stderr
+    from edgekit.agent.main import run_until_stopped
 
     log_to_stderr(verbose=out.verbose, quiet=out.quiet)
     status = run_until_stopped(config)

@@ -54,6 +54,9 @@ def command(device: str, lines: int, home: Path, out: Output) -> None:
 
         from rich.text import Text
 
+        if not found:
+            console.print(f"  the log of {device} is empty")
+
         for line in found:
             at = datetime.fromtimestamp(line.time_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
             text = Text(f"  {at}  ", style="dim")

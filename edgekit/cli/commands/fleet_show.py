@@ -147,7 +147,7 @@ def event_line(event: dict[str, Any], now_s: float) -> str:
     rest = "   ".join(
         f"{key.removesuffix('_sha256')} {_short(value)}"
         for key, value in values.items()
-        if key not in {"what", "name"} and not isinstance(value, dict | list)
+        if key not in {"what", "name"} and value != "" and not isinstance(value, dict | list)
     )
     at_s = event.get("received_s")
     ago = age(None if at_s is None else now_s - at_s)

@@ -93,7 +93,9 @@ def errors_of(values: object) -> str:
 
 def event_of(event: EventRow) -> dict[str, Any]:
     """Return an event as a row of the table."""
-    said = ", ".join(f"{key}: {_short(value)}" for key, value in event.values.items())
+    said = ", ".join(
+        f"{key}: {_short(value)}" for key, value in event.values.items() if value not in ("", None)
+    )
     return {
         "key": str(event.id),
         "received_s": event.received_s,
