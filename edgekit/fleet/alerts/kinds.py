@@ -106,16 +106,16 @@ KINDS: Mapping[str, Kind] = {
         Kind(
             "ingest", "server", "time since ingest last said that it works",
             "s", 30.0, 10.0, 0.0, 10.0, 0.0, "critical",
-            "ingest has been silent for {value}",
-            "nothing that devices send is stored; they keep it. See the terminal of"
-            " `edgekit fleet up`, and start it again if it is gone",
+            "ingest has stored nothing for {value}",
+            "devices keep what they send. run/ingest.log in the fleet's folder says why it waits: a"
+            " full disk needs room; if `edgekit fleet status` says that it is gone, start it again",
         ),
         Kind(
             "disk", "server", "used part of the file system that holds the store",
             "share", 0.95, 0.9, 60.0, 60.0, 0.0, "critical",
             "the disk of the store is {value} full, over {limit}",
-            "lower retention_bytes or retention_days in fleet.toml, or make room; until then ingest"
-            " may stop, and devices keep what they have",
+            "make room, or lower retention.gib or retention.days in fleet.toml and start the fleet"
+            " again; with 64 MiB left ingest waits, and devices keep what they have",
         ),
     )
 }  # fmt: skip

@@ -69,7 +69,7 @@ class ServerFacts:
     """The fleet's server; None where it is not known.
 
     Attributes:
-        ingest_silent_s: Seconds since ingest said that it works.
+        ingest_silent_s: Seconds since ingest said that it works, and does not wait.
         disk_used_share: Of the store's file system, 0..1.
     """
 

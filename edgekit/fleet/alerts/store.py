@@ -44,6 +44,7 @@ class StoreFacts(AlertRows):
         self._home = home
         self._reader = reader
         self._limits: dict[Path, float | None] = {}
+        self._worked_s: float | None = None
         self._windows: tuple[float, frozenset[float], Windows] = (0.0, frozenset(), {})
 
     def devices(self, windows_s: Collection[float], now_s: float) -> Sequence[DeviceFacts]:
@@ -74,7 +75,12 @@ class StoreFacts(AlertRows):
             used = 1.0 - disk.f_bavail / disk.f_blocks if disk.f_blocks else None
         except OSError:
             used = None
-        return ServerFacts(now_s - ingest.alive_s if ingest else None, used)
+        if ingest is None:
+            return ServerFacts(None, used)
+        # One that waits lives, and says so, but stores nothing.
+        if self._worked_s is None or ingest.status != "waiting":
+            self._worked_s = ingest.alive_s
+        return ServerFacts(now_s - self._worked_s, used)
 
     def limit_ms(self, digits: str) -> float | None:
         """Return the contract's p95 limit of an offered bundle.

@@ -27,13 +27,28 @@ COLUMNS = {
 }
 MEMORY = "160MB"
 _MAX_LINE = 16 << 20
+# The writer holds a whole group of rows in memory.
+_GROUP_ROWS = 10_240
 
 
-def connect() -> DuckDBPyConnection:
-    """Return a DuckDB of our own: small, one thread."""
+def connect(spill: Path | None = None) -> DuckDBPyConnection:
+    """Return a DuckDB of our own: small, one thread.
+
+    Args:
+        spill: Folder for what does not fit into its memory; of this connection alone. None keeps
+            it off the disk.
+    """
     import duckdb
 
-    return duckdb.connect(":memory:", config={"memory_limit": MEMORY, "threads": "1"})
+    return duckdb.connect(
+        ":memory:",
+        config={
+            "memory_limit": MEMORY,
+            "threads": "1",
+            "preserve_insertion_order": "false",
+            "temp_directory": "" if spill is None else str(spill),
+        },
+    )
 
 
 def new_name(first_s: float) -> str:
@@ -80,7 +95,8 @@ def write_select(duck: DuckDBPyConnection, path: Path, select: str) -> int:
         sync_folder(path.parent.parent)
     part = path.with_name(f".{path.name}.part")
     try:
-        duck.execute(f"COPY ({select}) TO {quoted(part)} (FORMAT parquet, COMPRESSION zstd)")
+        how = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_GROUP_ROWS}"
+        duck.execute(f"COPY ({select}) TO {quoted(part)} ({how})")
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)

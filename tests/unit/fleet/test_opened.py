@@ -154,6 +154,25 @@ def test_alerts_know_boards_models_gaps_and_the_server(opened, small_bundle):
     assert facts.limit_ms("0" * 12) is None
 
 
+def test_an_ingest_that_waits_counts_as_silent_though_it_says_that_it_lives(opened):
+    facts = opened.alerts
+
+    def say_so(status: str, alive_s: float) -> float | None:
+        with opened.engine.begin() as connection:
+            connection.execute(sa.delete(schema.ingest_state))
+        put(
+            opened, schema.ingest_state, name="ingest", alive_s=alive_s, status=status,
+            detail="", counts="{}",
+        )  # fmt: skip
+        return facts.server(alive_s + 1).ingest_silent_s
+
+    assert facts.server(NOW_S).ingest_silent_s is None
+    assert say_so("running", NOW_S) == pytest.approx(1)
+    assert say_so("waiting", NOW_S + 5) == pytest.approx(6)
+    assert say_so("waiting", NOW_S + 40) == pytest.approx(41)
+    assert say_so("running", NOW_S + 45) == pytest.approx(1)
+
+
 class Silent:
     """Sends nothing, and says that it did."""
 

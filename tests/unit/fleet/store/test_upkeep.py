@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
+
 import duckdb
 import pytest
 import sqlalchemy as sa
@@ -12,12 +15,13 @@ from edgekit.fleet.ingest.collect import Pending
 from edgekit.fleet.ingest.ledger import Ledger
 from edgekit.fleet.ingest.ledger import RawFile as NewFile
 from edgekit.fleet.store import open_store, queries
-from edgekit.fleet.store.parquet import connect, new_name, write_lines
+from edgekit.fleet.store.parquet import connect, new_name, write_lines, write_select
 from edgekit.fleet.store.schema import raw_files
 from edgekit.fleet.store.upkeep import (
     DAY_S,
     GRACE_S,
     MERGE_FILES,
+    SPARE_BYTES,
     RawFile,
     Upkeep,
     to_drop,
@@ -51,6 +55,27 @@ class Bench:
             size = write_lines(self._duck, self.raw, name, [line.encode()])
             self._ledger.commit(Pending(), NewFile(name, 1, size, received_s, received_s))
 
+    def fill(self, count: int, rows: int, width: int) -> None:
+        """Write files of many devices, with a content of so many bytes a row."""
+        for file in range(count):
+            received_s = NOW_S + file
+            said = f"'{{\"a\":\"' || repeat(md5(i || '-{file}'), {width // 32}) || '\"}}'"
+            select = (
+                f"SELECT 'cam-' || i * 7919 % 10000 AS device, 'b' AS boot_id, {file * rows} + i"  # noqa: S608 - numbers of ours
+                f" AS seq, {received_s} + i / 1e6 AS received_s, 1.5::DOUBLE AS time_s, 'sample'"
+                " AS kind, NULL::VARCHAR AS name, 40.0::DOUBLE AS temp_c, 0.5::DOUBLE AS cpu_share,"
+                f" 1.0::DOUBLE AS rss_bytes, ({said})::JSON AS content"
+                f" FROM range({rows}) t(i)"
+            )
+            name = new_name(received_s)
+            size = write_select(self._duck, self.raw / name, select)
+            self._ledger.commit(Pending(), NewFile(name, rows, size, received_s, received_s + 1))
+
+    def digest(self) -> tuple:
+        """Return how many rows there are, and a sum over all that they say."""
+        sql = "SELECT count(*), bit_xor(hash(t)) FROM read_parquet(?) t"
+        return duckdb.execute(sql, [self.reader.files()]).fetchone()
+
     def rows(self) -> list[tuple]:
         sql = "SELECT * FROM read_parquet(?) ORDER BY received_s"
         return duckdb.execute(sql, [self.reader.files()]).fetchall()
@@ -81,6 +106,45 @@ def test_many_files_become_one_of_the_same_rows(bench):
     bench.upkeep().tick()
     assert len(list(bench.raw.rglob("*.parquet"))) == 1
     assert bench.rows() == before
+
+
+def test_many_devices_are_merged_within_the_memory(bench):
+    bench.fill(150, rows=1000, width=700)
+    before = bench.digest()
+    assert before[0] == 150_000
+    bench.upkeep().tick()
+    (file,) = bench.reader.files()
+    assert bench.digest() == before
+    order = "SELECT device, received_s, seq FROM read_parquet(?)"
+    found = duckdb.execute(order, [file]).fetchall()
+    assert found == sorted(found)
+    assert list(bench.raw.glob(".*")) == [], "something is left of the sorting"
+
+
+def test_rows_too_wide_for_the_memory_are_merged_a_few_at_once(bench, caplog):
+    caplog.set_level(logging.INFO)
+    bench.fill(MERGE_FILES, rows=200, width=64_000)
+    before = bench.digest()
+    upkeep = bench.upkeep()
+    upkeep.tick()
+    assert "too much to merge at once" in caplog.text, "they were not wide enough"
+    assert 1 < len(bench.reader.files()) < MERGE_FILES
+    assert bench.digest() == before
+    # The others are not held up by it.
+    caplog.clear()
+    upkeep.tick()
+    assert caplog.text == ""
+
+
+def test_nothing_is_merged_on_a_disk_without_room(bench, monkeypatch):
+    bench.add(MERGE_FILES)
+    real = shutil.disk_usage(bench.raw)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: real._replace(free=SPARE_BYTES))
+    bench.upkeep().tick()
+    assert len(bench.reader.files()) == MERGE_FILES
+    monkeypatch.undo()
+    bench.upkeep().tick()
+    assert len(bench.reader.files()) == 1
 
 
 def test_series_read_columns_and_everything_else(bench):
@@ -121,7 +185,7 @@ files = st.lists(
 def test_a_merged_file_is_bounded_and_of_one_day(found):
     chosen = to_merge(found)
     assert len(chosen) != 1
-    assert not any(file.is_full for file in chosen)
+    assert not any(file.is_full() for file in chosen)
     assert len({file.first_s // DAY_S for file in chosen}) <= 1
     assert sum(file.rows for file in chosen) <= 1_000_000
     assert sum(file.bytes for file in chosen) <= 64 << 20
@@ -139,8 +203,18 @@ def test_merging_ends_with_few_files(found):
     assert sum(file.rows for file in left) == sum(file.rows for file in found)
     levels = {file.level for file in left}
     today = max((file.first_s // DAY_S for file in left), default=0.0)
-    small = [file for file in left if not file.is_full and file.first_s // DAY_S == today]
+    small = [file for file in left if not file.is_full() and file.first_s // DAY_S == today]
     assert len(small) <= MERGE_FILES * len(levels)
+
+
+@given(files)
+def test_merging_ends_where_nothing_fits_into_the_memory(found):
+    most_rows, tries = 1_000_000, 0
+    while chosen := to_merge(found, most_rows=most_rows):
+        rows = sum(file.rows for file in chosen)
+        assert rows <= most_rows
+        most_rows, tries = rows // 2, tries + 1
+    assert tries <= 20
 
 
 @given(files, st.integers(0, 1 << 30))
