@@ -59,8 +59,8 @@ class DeployView:
         for order in rollout.devices:
             if self._before.get(order.device) != order.phase.value:
                 self._before[order.device] = order.phase.value
-                reason = f"   {order.detail}" if order.detail else ""
-                self._out.note(f"  {order.device:<24} {order.phase.value}{reason}")
+                why = _why(order, online.get(order.device))
+                self._out.note(f"  {order.device:<24} {order.phase.value}   {why}".rstrip())
 
     def problem(self, text: str) -> None:
         """Say what is in the way now; once for each."""
@@ -85,9 +85,7 @@ def _table(rollout: Rollout, online: dict[str, bool | None], now_s: float) -> Re
     rows = sorted(rollout.devices, key=lambda order: (order.is_over, order.device))
     made = table(("device", "", "phase", "since", "why"), right=("since",))
     for order in rows[:MAX_LIVE_ROWS]:
-        why = order.detail
-        if not why and order.phase.value == "waiting" and online.get(order.device) is False:
-            why = "it is offline"
+        why = _why(order, online.get(order.device))
         since = age(now_s - order.since_s)
         made.add_row(
             *map(Text, (f"  {order.device}", _marks(order), order.phase.value, since, why))
@@ -97,6 +95,19 @@ def _table(rollout: Rollout, online: dict[str, bool | None], now_s: float) -> Re
         parts.append(Text(f"  and {len(rows) - MAX_LIVE_ROWS} more"))
     parts.append(Text(f"\n  {counts_line(rollout)}"))
     return Group(*parts)
+
+
+def _why(order: DeviceOrder, is_online: bool | None) -> str:
+    """Say why a device stands where it does: what it said, or what it waits for."""
+    from edgekit.runtime.trial_rules import DEFAULT_RULES as RULES
+
+    if order.detail:
+        return order.detail
+    if order.phase.value == "waiting" and is_online is False:
+        return "it is offline"
+    if order.phase.value == "trial":
+        return f"it serves, for {RULES.duration_s / 60:g} min or what its settings say at first"
+    return ""
 
 
 def _marks(order: DeviceOrder) -> str:
