@@ -7,6 +7,7 @@ here needs a property of 5.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import ssl
 from collections.abc import Callable
@@ -27,6 +28,7 @@ MAX_UNCONFIRMED = 64
 CONNECT_TIMEOUT_S = 10.0
 # A packet is its payload, the topic, and some bytes of header.
 _MAX_WIRE_BYTES = MAX_PACKET_BYTES + 1024
+_SECRET_DIGITS = 16
 _BAD_VERSION = frozenset({0x01, 0x84})
 
 Protocol = Literal["5", "3.1.1"]
@@ -89,6 +91,20 @@ class Address:
         check_name(self.fleet, "fleet")
         check_name(self.device, "device")
 
+    def client_id(self, role: str = "") -> str:
+        """Return a client id that stays the same and that others with an account cannot guess.
+
+        A broker ends a connection when another comes with its id, whoever that is.
+
+        Args:
+            role: Tells a device's connections apart.
+        """
+        parts = ["edgekit", self.fleet, self.device, *([role] if role else [])]
+        if self.password is not None:
+            secret = f"{self.fleet}/{self.device}/{self.password}"
+            parts.append(hashlib.sha256(secret.encode()).hexdigest()[:_SECRET_DIGITS])
+        return "-".join(parts)
+
 
 class _Client(mqtt.Client):
     """paho's client with a bound on what it reads: 3.1.1 cannot tell the broker of one."""
@@ -141,7 +157,7 @@ class Session:
         five = protocol == "5"
         self._client = client = _Client(
             CallbackAPIVersion.VERSION2,
-            client_id=f"edgekit-{address.fleet}-{address.device}{f'-{role}' if role else ''}",
+            client_id=address.client_id(role),
             clean_session=None if five else True,
             protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
             reconnect_on_failure=False,
