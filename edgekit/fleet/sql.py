@@ -142,6 +142,7 @@ def _connect(module: Any, source: Source, sql: str) -> duckdb.DuckDBPyConnection
             "python_enable_replacements": "false",
             "memory_limit": f"{MEMORY_MB}MB",
             "threads": "1",
+            "temp_directory": "",  # nobody's query fills the disk
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
         },

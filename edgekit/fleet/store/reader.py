@@ -52,7 +52,7 @@ class Reader:
 
         with self._lock:
             if self._duck is None:
-                self._duck = duckdb.connect(
-                    ":memory:", config={"memory_limit": MEMORY, "threads": "1"}
-                )
+                # What does not fit would go into a folder below the one that this was started in.
+                limits = {"memory_limit": MEMORY, "threads": "1", "temp_directory": ""}
+                self._duck = duckdb.connect(":memory:", config=limits)
             return self._duck.execute(sql, values).fetchall()
