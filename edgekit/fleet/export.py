@@ -62,8 +62,8 @@ def export(source: Source, path: Path, wanted: Wanted) -> int:
     where, values = _conditions(wanted)
     try:
         # It streams, and never needs to spill: not into the folder that this was started in.
-        limits = {"memory_limit": "512MB", "temp_directory": ""}
-        with closing(duckdb.connect(":memory:", config=limits)) as connection:
+        made = duckdb.connect(":memory:", config={"memory_limit": "512MB", "temp_directory": ""})
+        with closing(made) as connection:
             connection.from_parquet(names, union_by_name=True).create_view("telemetry")
             target = str(part).replace("'", "''")
             sql = f"COPY (SELECT * FROM telemetry{where}) TO '{target}' ({FORMATS[path.suffix]})"  # noqa: S608 - the values are parameters

@@ -14,14 +14,14 @@ from edgekit.fleet.store.rows import ModelDetail, ModelRow
 from edgekit.fleet.store.shared import (
     DIGITS,
     WINDOW_S,
-    histogram_of,
+    Sums,
     models_of,
     object_of,
     path_of,
     registered,
     rollups_of,
+    summed,
 )
-from edgekit.runtime.sketches import LatencyHistogram
 from edgekit.wire.errors import UsageError, did_you_mean
 
 DAY_S = 86_400.0
@@ -36,13 +36,9 @@ def models(reader: Reader, *, now_s: float | None = None) -> list[ModelRow]:
     """
     serving = _serving(reader)
     until_s = now_s if now_s is not None else _latest_s(reader)
-    done: dict[str, tuple[int, int, LatencyHistogram]] = {}
-    for row in rollups_of(reader, until_s - DAY_S, until_s):
-        requests, errors, histogram = done.get(row["model"], (0, 0, LatencyHistogram()))
-        merged = histogram.merged(histogram_of(row["latency"]))
-        done[row["model"]] = (requests + row["requests"], errors + row["errors"], merged)
+    done = summed(rollups_of(reader, until_s - DAY_S, until_s), lambda row: str(row["model"]))
     return [
-        _model_row(name, serving.get(name, {}), *done.get(name, (0, 0, LatencyHistogram())))
+        _model_row(name, serving.get(name, {}), done.get(name, Sums()))
         for name in sorted({*serving, *done})
     ]
 
@@ -94,8 +90,7 @@ def _serving(reader: Reader) -> dict[str, Counter[str]]:
     return found
 
 
-def _model_row(
-    name: str, bundles: Mapping[str, int], requests: int, errors: int, found: LatencyHistogram
-) -> ModelRow:
-    p50, p95 = found.percentile_ms(0.5), found.percentile_ms(0.95)
-    return ModelRow(name, sum(bundles.values()), dict(bundles), requests, errors, p50, p95)
+def _model_row(name: str, bundles: Mapping[str, int], sums: Sums) -> ModelRow:
+    p50, p95 = sums.latency.percentile_ms(0.5), sums.latency.percentile_ms(0.95)
+    devices = sum(bundles.values())
+    return ModelRow(name, devices, dict(bundles), sums.requests, sums.errors, p50, p95)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -25,12 +26,12 @@ from edgekit.fleet.store.rows import (
 )
 from edgekit.fleet.store.shared import (
     DIGITS,
-    histogram_of,
     models_of,
     object_of,
     path_of,
     registered,
     rollups_of,
+    summed,
 )
 from edgekit.runtime.sketches import LatencyHistogram
 from edgekit.wire.errors import TrustError, UsageError, did_you_mean
@@ -169,7 +170,14 @@ def summary(reader: Reader) -> Summary:
 def series(
     reader: Reader, device: str, metric: str, since_s: float, until_s: float
 ) -> list[tuple[float, float]]:
-    """Return a device's values of a metric over time, oldest first.
+    """Return a device's values of a metric over time, oldest first; see :func:`many_series`."""
+    return many_series(reader, device, (metric,), since_s, until_s)[metric]
+
+
+def many_series(
+    reader: Reader, device: str, metrics: Sequence[str], since_s: float, until_s: float
+) -> dict[str, list[tuple[float, float]]]:
+    """Return a device's values of metrics over time, oldest first, in one pass over the files.
 
     The samples of a batch come at once. The last of them has the time that it was received at, and
     the others are before it by as much as the device's own clock says, up to an hour.
@@ -177,24 +185,28 @@ def series(
     Args:
         reader: Of the store.
         device: Its name.
-        metric: A name of ``vitals``: ``temp_c``.
+        metrics: Names of ``vitals``: ``temp_c``.
         since_s: Received from then on.
         until_s: Received before.
     """
-    value = metric if metric in _COLUMNS else "TRY_CAST(json_extract_string(content, ?) AS DOUBLE)"
-    path = [] if metric in _COLUMNS else [path_of("vitals", metric)]
+    extracted = "TRY_CAST(json_extract_string(content, ?) AS DOUBLE)"
+    values = [metric if metric in _COLUMNS else extracted for metric in metrics]
+    paths = [path_of("vitals", metric) for metric in metrics if metric not in _COLUMNS]
     files = reader.files(since_s, until_s)
     if not files:
-        return []
+        return {metric: [] for metric in metrics}
     sql = (
         f"SELECT received_s - least(greatest(max(time_s) OVER batch - time_s, 0), {_BATCH_S}) AS t,"  # noqa: S608 - a column of ours or a parameter
-        f" {value} AS value FROM read_parquet(?, union_by_name = true)"
+        f" {', '.join(values)} FROM read_parquet(?, union_by_name = true)"
         " WHERE device = ? AND kind = 'sample' AND received_s >= ? AND received_s < ?"
-        # A text that a device wrote may read as "inf" or "nan".
-        " AND isfinite(value) WINDOW batch AS (PARTITION BY boot_id, received_s)"
-        " ORDER BY t, received_s, seq"
+        " WINDOW batch AS (PARTITION BY boot_id, received_s) ORDER BY t, received_s, seq"
     )
-    return reader.raw_rows(sql, [*path, files, device, since_s, until_s])
+    rows = reader.raw_rows(sql, [*paths, files, device, since_s, until_s])
+    # A text that a device wrote may read as "inf" or "nan".
+    return {
+        metric: [(row[0], row[at]) for row in rows if row[at] is not None and isfinite(row[at])]
+        for at, metric in enumerate(metrics, start=1)
+    }
 
 
 def latency(
@@ -214,17 +226,15 @@ def latency(
         device: Of one device alone.
         model: Of one model alone.
     """
-    by_window: dict[int, LatencyHistogram] = {}
-    for row in rollups_of(reader, since_s, until_s, device=device, model=model):
-        before = by_window.get(row["window_s"], LatencyHistogram())
-        by_window[row["window_s"]] = before.merged(histogram_of(row["latency"]))
+    rows = rollups_of(reader, since_s, until_s, device=device, model=model)
+    by_window = summed(rows, lambda row: float(row["window_s"]))
     return [
         LatencyPoint(
-            float(t),
-            found.percentile_ms(0.5),
-            found.percentile_ms(0.95),
-            found.percentile_ms(0.99),
-            found.count,
+            t,
+            found.latency.percentile_ms(0.5),
+            found.latency.percentile_ms(0.95),
+            found.latency.percentile_ms(0.99),
+            found.latency.count,
         )
         for t, found in sorted(by_window.items())
     ]
@@ -241,13 +251,9 @@ def windows(
         until_s: Windows that begin before.
         device: Of one device; None for each of them.
     """
-    found: dict[tuple[str, str], tuple[int, int, LatencyHistogram]] = {}
-    for row in rollups_of(reader, since_s, until_s, device=device, each=device is None):
-        key = (row["device"], row["model"])
-        requests, errors, histogram = found.get(key, (0, 0, LatencyHistogram()))
-        merged = histogram.merged(histogram_of(row["latency"]))
-        found[key] = (requests + row["requests"], errors + row["errors"], merged)
-    return found
+    rows = rollups_of(reader, since_s, until_s, device=device, each=device is None)
+    found = summed(rows, lambda row: (str(row["device"]), str(row["model"])))
+    return {key: (sums.requests, sums.errors, sums.latency) for key, sums in found.items()}
 
 
 def events(

@@ -53,6 +53,8 @@ class Reader:
         with self._lock:
             if self._duck is None:
                 # What does not fit would go into a folder below the one that this was started in.
-                limits = {"memory_limit": MEMORY, "threads": "1", "temp_directory": ""}
-                self._duck = duckdb.connect(":memory:", config=limits)
+                self._duck = duckdb.connect(
+                    ":memory:",
+                    config={"memory_limit": MEMORY, "threads": "1", "temp_directory": ""},
+                )
             return self._duck.execute(sql, values).fetchall()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
-PAGE_ROWS = 50
+PAGE_ROWS = 25
 STATES = ("online", "offline", "never")
 SORTS = (
     "name", "online", "last_seen_s", "target", "version", "temp_c", "cpu_share", "alerts", "phase",

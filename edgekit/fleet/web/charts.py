@@ -6,7 +6,7 @@ devices say stands in values alone, never in a key.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from edgekit.fleet.web.history import Heat, Line, Point
@@ -18,7 +18,6 @@ VERMILLION, PURPLE = "#D55E00", "#CC79A7"
 _INK, _DIM, _LINE, _PANEL = (f"fleet.color('{name}')" for name in ("ink", "dim", "line", "panel"))
 _BYTES = "bytes"
 _MOST_BOXES = 40
-_FEW = 6
 
 
 def treemap(groups: Sequence[tuple[str, int, int]]) -> Options:
@@ -56,35 +55,6 @@ def treemap(groups: Sequence[tuple[str, int, int]]) -> Options:
                 "label": {"color": "#fff", "fontSize": 13, "lineHeight": 18, "textBorderWidth": 0},
                 "itemStyle": {":borderColor": _PANEL, "borderWidth": 0, "gapWidth": 3},
                 "data": boxes,
-            }
-        ],
-    }
-
-
-def bars(counts: Mapping[str, int]) -> Options:
-    """Return counts by name as bars from zero, the largest on top."""
-    rows = sorted(counts.items(), key=lambda row: (row[1], row[0]))
-    shown = rows[-_FEW:]
-    if len(rows) > _FEW:
-        shown = [("others", sum(n for _, n in rows[: 1 - _FEW])), *rows[1 - _FEW :]]
-    return {
-        "animation": False,
-        "grid": {"left": 4, "right": 44, "top": 4, "bottom": 4, "containLabel": True},
-        "xAxis": {"type": "value", "show": False, "min": 0},
-        "yAxis": {
-            "type": "category",
-            "data": [name for name, _ in shown],
-            "axisLine": {"show": False},
-            "axisTick": {"show": False},
-            "axisLabel": {":color": _INK, "fontSize": 13, "width": 130, "overflow": "truncate"},
-        },
-        "series": [
-            {
-                "type": "bar",
-                "data": [n for _, n in shown],
-                "barMaxWidth": 20,
-                "itemStyle": {"color": BLUE, "borderRadius": [0, 3, 3, 0]},
-                "label": {"show": True, "position": "right", ":color": _DIM, "fontSize": 13},
             }
         ],
     }
@@ -155,23 +125,20 @@ def latency_heat(
     rows = len(heat.edges_ms) - 1
     column_ms = 1000 * (heat.times[1] - heat.times[0]) if len(heat.times) > 1 else 300_000.0
     most = max(count for _, _, count in heat.cells)
-    cells = [
-        [1000 * heat.times[column], row, column_ms, count, heat.edges_ms[row],
-         heat.edges_ms[row + 1]]
-        for column, row, count in heat.cells
-    ]  # fmt: skip
+    edges = ", ".join(f"{edge:.4g}" for edge in heat.edges_ms)
+    cells = [[1000 * heat.times[column], row, count] for column, row, count in heat.cells]
     draw = (
         "(params, api) => { const a = api.coord([api.value(0), api.value(1)]); const b = "
-        "api.coord([api.value(0) + api.value(2), api.value(1) + 1]); return { type: 'rect', shape:"
-        " { x: a[0], y: b[1], width: Math.max(1, b[0] - a[0] - .5), height: Math.max(1, a[1] - "
-        f"b[1] - .5) }}, style: {{ fill: '{SKY}', opacity: .12 + .83 * Math.sqrt(api.value(3) / "
-        f"{most}) }} }}; }}"
+        f"api.coord([api.value(0) + {column_ms:.0f}, api.value(1) + 1]); return {{ type: 'rect',"
+        " shape: { x: a[0], y: b[1], width: Math.max(1, b[0] - a[0] - .5), height: Math.max(1, "
+        f"a[1] - b[1] - .5) }}, style: {{ fill: '{SKY}', opacity: .12 + .83 * "
+        f"Math.sqrt(api.value(2) / {most}) }} }}; }}"
     )
     tooltip = (
         "(p) => p.seriesType === 'custom' ? `${fleet.absolute(p.value[0] / 1000)}<br>"
-        "${fleet.three(p.value[4])} – ${fleet.three(p.value[5])} ms: <b>${fleet.three(p.value[3])}"
-        "</b> requests` : `${fleet.absolute(p.value[0] / 1000)}<br>${p.seriesName} <b>"
-        "${fleet.three(p.value[2])} ms</b>`"
+        f"${{[{edges}].slice(p.value[1], p.value[1] + 2).map(fleet.three).join(' – ')}} ms: <b>"
+        "${fleet.three(p.value[2])}</b> requests` : `${fleet.absolute(p.value[0] / 1000)}<br>"
+        "${p.seriesName} <b>${fleet.three(p.value[2])} ms</b>`"
     )
     series: list[Options] = [
         {
@@ -189,7 +156,6 @@ def latency_heat(
     if limit_ms is not None:
         text = f"contract: p95 ≤ {limit_ms:.3g} ms"
         series[2]["markLine"] = _limit(text, heat.row_of(limit_ms), key="yAxis")
-    edges = ", ".join(f"{edge:.4g}" for edge in heat.edges_ms)
     return {
         "animation": False,
         "grid": {"left": 4, "right": 22, "top": 34, "bottom": 4, "containLabel": True},

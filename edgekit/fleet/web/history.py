@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import orjson
 import sqlalchemy as sa
 
 from edgekit.fleet.store import queries, schema
 from edgekit.fleet.store.reader import Reader
-from edgekit.fleet.store.shared import WINDOW_S, histogram_of, rollups_of
+from edgekit.fleet.store.shared import WINDOW_S, rollups_of, summed, windows_within
 from edgekit.runtime.sketches import LatencyHistogram
 
 Point = tuple[float, float]
-# More than this wide no screen is.
-MOST_POINTS = 600
+# A chart of half a screen shows no more.
+MOST_POINTS = 200
 # Up to so long raw samples are drawn; beyond, sums of five minutes.
 RAW_S = 2 * 3600.0
 _LEAST_SPAN_S = 600.0
-HEAT_COLUMNS, HEAT_ROWS = 96, 24
+HEAT_COLUMNS, HEAT_ROWS = 48, 20
 # How a latency grows from one bucket to the next; see LatencyHistogram.
 _GROWTH = 1.0513
 
@@ -68,20 +69,17 @@ def vitals(
 ) -> dict[str, Line]:
     """Return a device's vitals over time; a metric that it does not measure is left out."""
     if until_s - since_s <= RAW_S:
-        found = {
-            metric: Line(thinned(queries.series(reader, device, metric, since_s, until_s)))
-            for metric in metrics
-        }
-        return {metric: line for metric, line in found.items() if line.mean}
+        found = queries.many_series(reader, device, metrics, since_s, until_s)
+        return {metric: Line(thinned(points)) for metric, points in found.items() if points}
     r = schema.rollups.c
     query = sa.select(r.window_s, r.vitals).where(
-        r.device == device, r.model == "", r.window_s > since_s - WINDOW_S, r.window_s < until_s
+        r.device == device, r.model == "", windows_within(since_s, until_s)
     )
     means: defaultdict[str, list[Point]] = defaultdict(list)
     peaks: defaultdict[str, list[Point]] = defaultdict(list)
     with reader.engine.connect() as connection:
         for window_s, text in connection.execute(query.order_by(r.window_s)):
-            for metric, (count, total, largest) in json.loads(text).items():
+            for metric, (count, total, largest) in orjson.loads(text).items():
                 means[metric].append((float(window_s), total / count))
                 peaks[metric].append((float(window_s), largest))
     return {
@@ -128,12 +126,9 @@ def heat(
     """
     windows = math.ceil((until_s - since_s) / WINDOW_S)
     column_s = WINDOW_S * max(1, math.ceil(windows / HEAT_COLUMNS))
-    columns: dict[int, LatencyHistogram] = {}
-    for row in rollups_of(reader, since_s, until_s, device=device, model=model):
-        at = int(row["window_s"] // column_s)
-        before = columns.get(at, LatencyHistogram())
-        columns[at] = before.merged(histogram_of(row["latency"]))
-    columns = {at: found for at, found in columns.items() if found.count}
+    rows = rollups_of(reader, since_s, until_s, device=device, model=model)
+    sums = summed(rows, lambda row: int(row["window_s"] // column_s))
+    columns = {at: found.latency for at, found in sums.items() if found.latency.count}
     if not columns:
         return None
     edges = _edges(columns.values(), floor_ms)
@@ -171,17 +166,19 @@ class Fielded:
 
 def by_device(reader: Reader, model: str, since_s: float, until_s: float) -> dict[str, Fielded]:
     """Return what a model did, by device."""
-    found: dict[str, tuple[int, int, LatencyHistogram]] = {}
-    for row in rollups_of(reader, since_s, until_s, model=model, each=True):
-        requests, errors, before = found.get(row["device"], (0, 0, LatencyHistogram()))
-        merged = before.merged(histogram_of(row["latency"]))
-        found[row["device"]] = (requests + row["requests"], errors + row["errors"], merged)
+    rows = rollups_of(reader, since_s, until_s, model=model, each=True)
     return {
-        device: Fielded(requests, errors, seen.percentile_ms(0.5), seen.percentile_ms(0.95))
-        for device, (requests, errors, seen) in found.items()
+        device: Fielded(
+            sums.requests,
+            sums.errors,
+            sums.latency.percentile_ms(0.5),
+            sums.latency.percentile_ms(0.95),
+        )
+        for device, sums in summed(rows, lambda row: str(row["device"])).items()
     }
 
 
+@functools.lru_cache(maxsize=1024)
 def _middle_ms(bucket: int) -> float:
     value = LatencyHistogram(Counter({bucket: 1}), 1, 0).percentile_ms(0.5)
     return value if value is not None else 0.0

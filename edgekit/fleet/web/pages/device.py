@@ -38,7 +38,7 @@ from edgekit.wire.errors import UsageError
 RANGES = {"1h": 3600.0, "6h": 6 * 3600.0, "24h": 86_400.0, "7d": 7 * 86_400.0}
 _METRICS = ("temp_c", "cpu_share", "process_cpu_share", "rss_bytes", "memory_available_bytes")
 _DRAWN_S = 15.0
-_MOST_EVENTS = 100
+_MOST_EVENTS = 30
 _EVENTS: tuple[dict[str, Any], ...] = (
     {"field": "received_s", "headerName": "Received", ":cellRenderer": "fleet.cells.time",
      "minWidth": 105, "maxWidth": 130},

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nicegui import ui
 from nicegui.elements.mixins.text_element import TextElement
+
+from edgekit.fleet.web.words import number
+
+_MOST_BARS = 8
 
 
 def node(tag: str, text: str = "", classes: str = "", **attributes: object) -> TextElement:
@@ -46,12 +50,15 @@ def since(t: float | None, clock: str = "server") -> TextElement:
 
 
 class Grid:
-    """A table (AG Grid) that sends changed rows alone.
+    """A table (AG Grid) that sends changed rows alone, and is made when there is something in it.
 
     Args:
         columns: Definitions; ``context.from`` says from which width on a column is there.
         on_sort: Called with a column and whether it is descending, when the server sorts.
         sort: The column that is sorted at first, and whether it is descending.
+
+    Attributes:
+        element: Where it stands.
     """
 
     def __init__(
@@ -60,22 +67,42 @@ class Grid:
         on_sort: Callable[[str, bool], None] | None = None,
         sort: tuple[str, bool] | None = None,
     ) -> None:
-        self._rows: dict[str, dict[str, Any]] | None = None
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._columns = columns
         self._on_sort = on_sort
         self._sort = sort
-        given = [dict(column) for column in columns]
+        self._grid: ui.aggrid | None = None
+        self.element = node("div")
+
+    def show(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Show these rows; each has a ``key`` of its own."""
+        before, found = self._rows, {str(row["key"]): row for row in rows}
+        self._rows = found
+        if self._grid is None:
+            if rows:
+                with self.element:
+                    self._grid = self._made(rows)
+        elif list(before) == list(found):
+            changed = [row for key, row in found.items() if before[key] != row]
+            if changed:
+                self._grid.run_grid_method("applyTransaction", {"update": changed})
+        else:
+            self._grid.run_grid_method("setGridOption", "rowData", list(rows))
+
+    def _made(self, rows: Sequence[dict[str, Any]]) -> ui.aggrid:
+        given = [dict(column) for column in self._columns]
         for column in given:
-            if on_sort is not None and column.get("sortable"):
+            if self._on_sort is not None and column.get("sortable"):
                 # The server has sorted: the order that rows come in stays.
                 column[":comparator"] = "() => 0"
-            if sort is not None and column.get("field") == sort[0]:
-                column["sort"] = "desc" if sort[1] else "asc"
-        self.element = ui.aggrid(
+            if self._sort is not None and column.get("field") == self._sort[0]:
+                column["sort"] = "desc" if self._sort[1] else "asc"
+        made = ui.aggrid(
             {
                 "columnDefs": given,
-                "rowData": [],
+                "rowData": list(rows),
                 "defaultColDef": {
-                    "sortable": on_sort is None, "resizable": True, "suppressMovable": True,
+                    "sortable": self._on_sort is None, "resizable": True, "suppressMovable": True,
                     "flex": 1, "minWidth": 70, "cellDataType": False,
                     "wrapHeaderText": True, "autoHeaderHeight": True,
                     "sortingOrder": ["asc", "desc"],
@@ -93,25 +120,14 @@ class Grid:
             },
             auto_size_columns=False,
         )  # fmt: skip
-        if on_sort is not None:
-            self.element.on("sortChanged", self._sorted)
-
-    def show(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Show these rows; each has a ``key`` of its own."""
-        before, found = self._rows, {str(row["key"]): row for row in rows}
-        self._rows = found
-        if before is None:
-            self.element.options["rowData"] = list(rows)
-            self.element.update()
-        elif list(before) == list(found):
-            changed = [row for key, row in found.items() if before[key] != row]
-            if changed:
-                self.element.run_grid_method("applyTransaction", {"update": changed})
-        else:
-            self.element.run_grid_method("setGridOption", "rowData", list(rows))
+        if self._on_sort is not None:
+            made.on("sortChanged", self._sorted)
+        return made
 
     async def _sorted(self) -> None:
-        state = await self.element.run_grid_method("getColumnState", timeout=5)
+        if self._grid is None:
+            return
+        state = await self._grid.run_grid_method("getColumnState", timeout=5)
         for column in state or ():
             if column.get("sort") and self._on_sort is not None:
                 chosen = (str(column["colId"]), column["sort"] == "desc")
@@ -119,6 +135,33 @@ class Grid:
                     self._sort = chosen
                     self._on_sort(*chosen)
                 return
+
+
+class Bars:
+    """Counts by name as bars from zero, the largest on top: plain HTML, for a few of them."""
+
+    def __init__(self, what: str) -> None:
+        self._shown: Mapping[str, int] | None = None
+        self._place = node("div", "", "bars", role="list", aria_label=what)
+
+    def show(self, counts: Mapping[str, int]) -> None:
+        """Show these; beyond the eight largest they are one."""
+        if counts == self._shown:
+            return
+        self._shown = dict(counts)
+        rows = sorted(counts.items(), key=lambda row: (-row[1], row[0]))
+        if len(rows) > _MOST_BARS:
+            rest = sum(count for _, count in rows[_MOST_BARS - 1 :])
+            rows = [*rows[: _MOST_BARS - 1], ("others", rest)]
+        most = max((count for _, count in rows), default=1)
+        self._place.clear()
+        with self._place:
+            for name, count in rows:
+                with node("div", "", "bar-row", role="listitem"):
+                    node("span", name, "k", title=name)
+                    with node("span", "", "track"):
+                        node("i").style(f"width: {100 * count / max(1, most):.1f}%")
+                    node("span", number(count), "num")
 
 
 class Chart:

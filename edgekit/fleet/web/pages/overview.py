@@ -23,7 +23,7 @@ from edgekit.fleet.web.pages.items import (
     keys_of,
     row_of,
 )
-from edgekit.fleet.web.pages.nodes import Chart, Grid, node, set_attributes, set_text
+from edgekit.fleet.web.pages.nodes import Bars, Chart, Grid, node, set_attributes, set_text
 from edgekit.fleet.web.shared import Web
 from edgekit.fleet.web.verdict import Verdict, verdict
 from edgekit.fleet.web.words import number
@@ -123,9 +123,9 @@ class Overview:
             self._groups.on_click = self._open_group
             side, _ = card("Versions", "of edgekit, as devices say")
             with side:
-                self._versions = Chart("devices by version", 88)
-                node("h2", "Targets").style("margin: 12px 0 4px")
-                self._targets = Chart("devices by target", 120)
+                self._versions = Bars("devices by version")
+                node("h2", "Targets").style("margin: 18px 0 8px")
+                self._targets = Bars("devices by target")
         self._alerts_card, end = card("Open alerts")
         with end:
             node("a", "all alerts", href="/alerts")
@@ -210,8 +210,8 @@ class Overview:
         if not has_devices:
             return
         self._show_groups(summary)
-        self._versions.show(charts.bars(_named(summary.versions)))
-        self._targets.show(charts.bars(_named(summary.targets)))
+        self._versions.show(_named(summary.versions))
+        self._targets.show(_named(summary.targets))
         self._show_alerts(seen.alerts)
         self._show_page(seen.page)
         labels = sorted(summary.groups)[:_MOST_LABELS]

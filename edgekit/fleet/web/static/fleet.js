@@ -86,8 +86,11 @@
     for (const column of api.getColumns() ?? []) {
       (width >= (column.getColDef().context?.from ?? 0) ? shown : hidden).push(column.getColId());
     }
-    api.setColumnsVisible(shown, true);
-    api.setColumnsVisible(hidden, false);
+    // Each call lays the whole table out anew.
+    const other = (ids, wanted) => ids.filter((id) => api.getColumn(id).isVisible() !== wanted);
+    for (const [ids, wanted] of [[other(shown, true), true], [other(hidden, false), false]]) {
+      if (ids.length) api.setColumnsVisible(ids, wanted);
+    }
   };
   const color = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
   const escape = (text) => make("i", "", text).innerHTML;
