@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from edgekit.fleet.client import Fleet
 from edgekit.fleet.home import FleetHome
 from edgekit.fleet.ports import login_token
 from edgekit.fleet.store import open_store, schema
 from edgekit.fleet.web.accounts import Accounts, Role
+from edgekit.wire.errors import UsageError
 
 from ..agent_board import until  # noqa: TID252 - helpers of all tests
 from ..agent_broker import free_port  # noqa: TID252
@@ -331,6 +333,31 @@ CONTRAST = """() => {
       return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05) < 4.5;
     }).map((node) => `${node.textContent} ${getComputedStyle(node).color}`);
 }"""
+
+
+def test_the_python_client_sees_by_rest_what_it_sees_in_the_folder(served):
+    engine = open_store(served.home.database)
+    accounts = Accounts(engine)
+    who = accounts.session(accounts.log_in("anna", time.time()), time.time())
+    token = accounts.add_token(who, "client", Role.OPERATOR, None, time.time())
+    engine.dispose()
+    name, until_s = served.names[1], time.time() + 600
+    span = {"since_s": until_s - 7200, "until_s": until_s}
+    with Fleet(served.url, token) as there, Fleet(str(served.home.path)) as here:
+        for ask in (
+            lambda fleet: fleet.devices(state="online", labels={"site": "gate"}, sort="temp_c"),
+            lambda fleet: fleet.device(name),
+            lambda fleet: fleet.series(name, "temp_c", **span),
+            lambda fleet: fleet.latency(device=name, **span),
+            lambda fleet: fleet.events(name, since_s=1.0, limit=5),
+            lambda fleet: fleet.alerts(is_open=False),
+            lambda fleet: fleet.query("SELECT count(*) FROM telemetry"),
+        ):
+            assert ask(there) == ask(here)
+        assert there.summary()["total"] == here.summary()["total"] == len(served.names)
+        assert {row["name"] for row in there.models()} == {row["name"] for row in here.models()}
+        with pytest.raises(UsageError, match="no device is named"):
+            there.device("none")
 
 
 def test_an_empty_fleet_says_what_to_do(empty, visit):

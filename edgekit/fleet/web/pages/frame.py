@@ -103,6 +103,8 @@ class Frame:
                     show(found)
 
         async def repeat() -> None:
+            if not self.client.has_socket_connection:
+                return  # nobody sees it, though somebody may come back
             if await off_loop(self._who) is None:
                 ui.navigate.to("/login")
                 return
