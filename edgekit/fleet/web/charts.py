@@ -7,6 +7,7 @@ devices say stands in values alone, never in a key.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from edgekit.fleet.web.history import Heat, Line, Point
@@ -18,6 +19,10 @@ VERMILLION, PURPLE = "#D55E00", "#CC79A7"
 _INK, _DIM, _LINE, _PANEL = (f"fleet.color('{name}')" for name in ("ink", "dim", "line", "panel"))
 _BYTES = "bytes"
 _MOST_BOXES = 40
+# So few columns are drawn as points: between two that are not neighbours there is no line.
+_FEW_POINTS = 12
+# A silence of so many steps, and so long, breaks a line.
+_BREAK_STEPS, _BREAK_S = 3, 60.0
 
 
 def treemap(groups: Sequence[tuple[str, int, int]]) -> Options:
@@ -222,7 +227,7 @@ def strip(
     low = 0.0 if unit else min(ends) - pad
     return {
         "animation": False,
-        "grid": {"left": 4, "right": 24, "top": 24, "bottom": 22, "containLabel": True},
+        "grid": {"left": 4, "right": 36, "top": 24, "bottom": 22, "containLabel": True},
         "tooltip": {
             ":formatter": "(p) => `${fleet.escape(p.seriesName)}: <b>${fleet.three(p.value[0])}"
             f" {unit}</b>`"
@@ -251,8 +256,20 @@ def _line(name: str, colour: str, points: Sequence[Point]) -> Options:
         "showSymbol": len(points) == 1,
         "lineStyle": {"width": 2, "color": colour},
         "itemStyle": {"color": colour},
-        "data": [[1000 * at_s, value] for at_s, value in points],
+        "data": [[1000 * at_s, value] for at_s, value in broken(points)],
     }
+
+
+def broken(points: Sequence[Point]) -> list[tuple[float, float | None]]:
+    """Return points with a break where nothing was measured for long: no line is drawn across."""
+    steps = sorted(after - before for (before, _), (after, _) in pairwise(points))
+    longest_s = max(_BREAK_S, _BREAK_STEPS * steps[len(steps) // 2]) if steps else 0.0
+    found: list[tuple[float, float | None]] = list(points[:1])
+    for (before_s, _), (at_s, value) in pairwise(points):
+        if at_s - before_s > longest_s:
+            found.append(((before_s + at_s) / 2, None))
+        found.append((at_s, value))
+    return found
 
 
 def _heat_line(
@@ -262,7 +279,7 @@ def _heat_line(
         "type": "line",
         "name": name,
         "symbolSize": 5,
-        "showSymbol": len(values) == 1,
+        "showSymbol": sum(ms is not None for ms in values) <= _FEW_POINTS,
         "lineStyle": {"width": 2, "color": colour},
         "itemStyle": {"color": colour},
         "data": [

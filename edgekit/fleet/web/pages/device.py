@@ -224,8 +224,13 @@ class DevicePage:
         rows = []
         for name, digits in detail.row.models.items():
             values = said.get(name, {})
-            limit_ms = self._web.promises.limit_ms([digits])
-            rows.append((name, digits, detail.row.p95_ms.get(name), limit_ms, errors_of(values)))
+            promise = self._web.promises.of(digits)
+            limit_ms = None if promise is None else promise.p95_limit_ms
+            contract = "not known here" if promise is None else "without a latency"
+            if limit_ms is not None:
+                contract = f"≤ {number(limit_ms, 'ms')}"
+            p95_ms = detail.row.p95_ms.get(name)
+            rows.append((name, digits, p95_ms, limit_ms, contract, errors_of(values)))
         if self._held.get("models") == rows:
             return
         self._held["models"] = rows
@@ -233,16 +238,13 @@ class DevicePage:
         with self._model_list:
             if not rows:
                 node("div", "no model serves on this device", "empty")
-            for name, digits, p95_ms, limit_ms, errors in rows:
+            for name, digits, p95_ms, limit_ms, contract, errors in rows:
                 with node("div", "", "item"):
                     node("a", name, href=f"/models/{quote(name, safe='')}")
                     with node("div", "", "num"):
                         over = p95_ms is not None and limit_ms is not None and p95_ms > limit_ms
                         node("span", f"p95 {number(p95_ms, 'ms')}", "hot" if over else "")
-                        limit = (
-                            "not known here" if limit_ms is None else f"≤ {number(limit_ms, 'ms')}"
-                        )
-                        node("span", f" · contract {limit} · {errors}", "dim")
+                        node("span", f" · contract {contract} · {errors}", "dim")
                     node("span", digits, "code when")
 
     def _show_facts(self, detail: DeviceDetail) -> None:

@@ -122,6 +122,7 @@ class Known:
     promise: Promise | None
     field: Mapping[str, Fielded]
     heat: Heat | None
+    span: tuple[float, float] | None
     limit_ms: float | None
 
     def comparisons(self) -> list[Comparison]:
@@ -193,7 +194,9 @@ class ModelPage:
             lambda: history.by_device(reader, self._name, now_s - _HOUR_S, now_s),
         )  # fmt: skip
         heat = history.heat(reader, now_s - _DAY_S, now_s, model=self._name, floor_ms=limit_ms)
-        return Known(detail, promises[0] if promises else None, field, heat, limit_ms)
+        span = None if heat is None else (heat.times[0], now_s)
+        promise = promises[0] if promises else None
+        return Known(detail, promise, field, heat, span, limit_ms)
 
     def _show(self, known: Known) -> None:
         row, promise = known.detail.row, known.promise
@@ -204,7 +207,11 @@ class ModelPage:
         comparisons = known.comparisons()
         self._judge(known, comparisons)
         self._show_figures(comparisons)
-        heat = None if known.heat is None else charts.latency_heat(known.heat, known.limit_ms)
+        heat = (
+            None
+            if known.heat is None
+            else charts.latency_heat(known.heat, known.limit_ms, known.span)
+        )
         self._heat.show(heat, "no requests in the last 24 hours")
         self._show_slowest(known)
         self._show_drift(known.detail.drift)

@@ -164,3 +164,13 @@ def test_samples_of_a_batch_are_as_far_apart_as_they_were_measured(reader):
     steps = [after - before for (before, _), (after, _) in pairwise(found)]
     assert len(steps) > 100
     assert all(step == pytest.approx(10.0, abs=0.5) for step in steps)
+
+
+def test_no_line_is_drawn_across_a_silence():
+    points = [(float(t), 1.0) for t in (*range(0, 100, 10), *range(1000, 1050, 10))]
+    found = charts.broken(points)
+    assert [value for _, value in found].count(None) == 1
+    assert [point for point in found if point[1] is not None] == points
+    assert charts.broken([]) == []
+    assert charts.broken(points[:1]) == points[:1]
+    assert charts.broken(points[:10]) == points[:10]
