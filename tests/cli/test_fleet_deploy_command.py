@@ -102,7 +102,7 @@ def test_a_confirmed_order_ends_well(office, capsys):
     code, out, err = call(capsys, "b.ekb", "--to", "site=roof", "--to", "kind=camera")
     assert code == 0
     assert "pets serial 3 → cam-1 (site=roof kind=camera)" in err
-    assert [line.split()[-1] for line in err.splitlines()[2:]] == ["waiting", "trial", "confirmed"]
+    assert [line.split()[1] for line in err.splitlines()[2:]] == ["waiting", "trial", "confirmed"]
     assert "1 confirmed of 1" in out
     assert "next: edgekit fleet show cam-1" in out
     bundle, _keys, devices, lifetime_s, named = office.given[0]

@@ -122,7 +122,7 @@ def test_many_devices_are_merged_within_the_memory(bench):
 
 
 def test_rows_too_wide_for_the_memory_are_merged_a_few_at_once(bench, caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="edgekit")
     bench.fill(MERGE_FILES, rows=200, width=64_000)
     before = bench.digest()
     upkeep = bench.upkeep()
