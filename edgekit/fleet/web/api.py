@@ -56,6 +56,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         403: "your role may not do that",
         404: "there is no such thing",
         422: "a value is malformed or out of bounds",
+        429: "you ask too often; wait as long as Retry-After says",
         503: "the store is busy or cannot be read",
     }.items()
 }

@@ -8,8 +8,10 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 
+from edgekit.fleet.alerts.rows import AlertRow
 from edgekit.fleet.alerts.rules import Silence
 from edgekit.fleet.client import to_plain
+from edgekit.fleet.web.order_rows import OrderRow
 
 Shape = TypeVar("Shape")
 
@@ -113,40 +115,14 @@ class ModelDetails:
     drift: dict[str, dict[str, Any]]
 
 
-@dataclass
-class Alert:
+@dataclass(frozen=True)
+class Alert(AlertRow):
     """An alert; `closed_s` is null while it is open."""
 
-    id: int
-    rule: str
-    kind: str
-    severity: str
-    device: str
-    model: str
-    value: float
-    unit: str
-    text: str
-    todo: str
-    opened_s: float
-    closed_s: float | None
-    why: str
-    told_s: float | None
-    silenced: bool
 
-
-@dataclass
-class Order:
+@dataclass(frozen=True)
+class Order(OrderRow):
     """An order to some devices, counted by phase."""
-
-    order_id: str
-    sha256: str
-    model: str
-    serial: int
-    size_bytes: int
-    created_s: float
-    expires_s: float
-    cancelled: bool
-    phases: dict[str, int]
 
 
 @dataclass

@@ -46,7 +46,7 @@ def make_app(
     web = Web(opened, Accounts(opened.engine), clock, Memory(monotonic))
     app = FastAPI(title="edgekit fleet", docs_url=None, redoc_url=None, openapi_url=None)
     names = names_of(opened.settings)
-    guard = Guard(app, web.accounts, names, clock)
+    guard = Guard(app, web.accounts, names, clock, monotonic)
     head = head_html()
     add_errors(app)
     add_login(app, web, names, head, monotonic)

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from edgekit.fleet.web.accounts import Accounts, Identity
+from edgekit.fleet.web.limits import Limiter
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -33,6 +34,9 @@ LIVE_PATH = "/_nicegui_ws/"
 # These read the secret from the form themselves.
 FORM_PATHS = frozenset({"/login", "/logout"})
 IDENTITY = "edgekit.identity"
+# What programs ask; a page's own connection is one.
+LIMITED_PATHS = ("/api/", "/csv/", "/metrics")
+REQUESTS_BURST, REQUESTS_REFILL_S = 1200, 0.02
 
 # Vue compiles its templates in the browser: without eval and inline scripts NiceGUI does not run.
 _CSP = (
@@ -89,18 +93,26 @@ class Guard:
         accounts: Knows who may come in.
         names: Of this server.
         clock: Unix time in seconds.
+        monotonic: In seconds.
 
     Attributes:
         answers: How many answers there were by first digit of their status, for the metrics.
     """
 
     def __init__(
-        self, app: App, accounts: Accounts, names: Names, clock: Callable[[], float]
+        self,
+        app: App,
+        accounts: Accounts,
+        names: Names,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
     ) -> None:
         self._app = app
         self._accounts = accounts
         self._names = names
         self._clock = clock
+        self._monotonic = monotonic
+        self._limiter = Limiter(REQUESTS_BURST, REQUESTS_REFILL_S)
         self.answers: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,6 +141,12 @@ class Guard:
             hint = "send the session's secret as X-CSRF-Token, or use a token"
             await _refuse(send, 403, "this request is not one of the fleet's own pages'", hint)
             return
+        if identity is not None and path.startswith(LIMITED_PATHS):
+            wait_s = self._limiter.take(f"{identity.user}/{identity.key}", self._monotonic())
+            if wait_s:
+                after = [(b"retry-after", b"1")]
+                await _refuse(send, 429, "that is too many requests", "ask less often", after)
+                return
         scope[IDENTITY] = identity
         await self._app(scope, receive, send)
 

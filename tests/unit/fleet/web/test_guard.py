@@ -8,6 +8,7 @@ from edgekit.fleet.settings import Settings
 from edgekit.fleet.web.accounts import Role
 from edgekit.fleet.web.app import names_of
 from edgekit.fleet.web.guard import HEADERS, Names
+from edgekit.fleet.web.limits import Limiter
 
 CLOSED = ("/", "/devices/a", "/metrics", "/grafana.json", "/csv/devices", "/api/v1/devices",
           "/api/v1/openapi.json", "/account", "/_nicegui/x.js")  # fmt: skip
@@ -102,3 +103,15 @@ def test_names_come_from_the_settings():
     assert names.knows("mqtt.lan")
     assert not Names((), "c").knows("fleet.example")
     assert names_of(Settings(http_port=1)).cookie != names_of(Settings(http_port=2)).cookie
+
+
+def test_who_asks_too_often_is_told_to_wait_and_others_are_not(served, monkeypatch):
+    monkeypatch.setattr(served.guard, "_limiter", Limiter(3, 3600.0))
+    viewer, admin = served.client(Role.VIEWER), served.client(Role.ADMIN)
+    codes = [viewer.get("/api/v1/ingest").status_code for _ in range(5)]
+    assert codes == [200, 200, 200, 429, 429]
+    answer = viewer.get("/metrics")
+    assert answer.headers["retry-after"] == "1"
+    assert set(answer.json()) == {"message", "hint"}
+    assert viewer.get("/healthz").status_code == 200
+    assert admin.get("/api/v1/ingest").status_code == 200
