@@ -250,7 +250,10 @@ def _run_all(jobs: Sequence[Job], workers: int, on_event: OnEvent) -> Iterator[O
     context = multiprocessing.get_context("spawn")
     events: Any = context.Queue()
     with _listening(events, on_event), _pool(workers, context, events) as pool:
-        pending: dict[Future[Outcome], Job] = {pool.submit(_in_worker, job): job for job in jobs}
+        with _ctrl_c_later():
+            pending: dict[Future[Outcome], Job] = {
+                pool.submit(_in_worker, job): job for job in jobs
+            }
         while pending:
             done, _ = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
@@ -304,6 +307,29 @@ def _pool(workers: int, context: Any, events: Any) -> Iterator[ProcessPoolExecut
 
 
 @contextmanager
+def _ctrl_c_later() -> Iterator[None]:
+    """Hold SIGINT back while processes start, which hold it, too, until they say how they take it.
+
+    A process that is interrupted before that, or whose parent is before it was told what to do,
+    ends with a traceback of multiprocessing's.
+    """
+    held: list[int] = []
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = (
+        signal.signal(signal.SIGINT, lambda number, _: held.append(number)) if in_main else None
+    )
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if in_main:
+            signal.signal(signal.SIGINT, handler)
+    if held:
+        signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
 def _listening(events: Any, on_event: OnEvent) -> Iterator[None]:  # noqa: ANN401
     """Hear the workers' events in a thread: one that is killed may leave half an event behind.
 
@@ -333,6 +359,7 @@ def _start_worker(events: Any) -> None:  # noqa: ANN401
     global _worker_events  # noqa: PLW0603 - how multiprocessing hands a queue to a worker
     _worker_events = events
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, _stop_worker)
 
 

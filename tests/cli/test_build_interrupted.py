@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -201,3 +202,27 @@ def test_models_built_side_by_side_come_out_the_same(start, digits, cold_cache, 
     for name in ("digits-cnn", "other"):
         bundles = [tmp_path / folder / f"{name}-rpi5.ekb" for folder in ("a", "b")]
         assert sha256_file(bundles[0]) == sha256_file(bundles[1])
+
+
+@pytest.mark.parametrize("later_s", [0, 0.02, 0.05, 0.1])
+def test_ctrl_c_while_the_workers_start(later_s, start, digits):
+    second(digits)
+    running = start("--jobs", "2")
+    build = psutil.Process(running.process.pid)
+
+    def starting() -> list[psutil.Process]:
+        with contextlib.suppress(psutil.Error):
+            return [child for child in build.children() if "spawn_main" in "".join(child.cmdline())]
+        return []
+
+    assert running.until(starting)
+    time.sleep(later_s)
+    # The workers first: the build, which ends them, is not always the second to hear of it.
+    for worker in starting():
+        worker.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    running.process.send_signal(signal.SIGINT)
+    code, out, err = running.end()
+    assert (code, out) == (130, ""), err
+    assert "Traceback" not in err
+    assert running.left() == []
