@@ -6,6 +6,7 @@ devices say stands in values alone, never in a key.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -19,8 +20,7 @@ VERMILLION, PURPLE = "#D55E00", "#CC79A7"
 _INK, _DIM, _LINE, _PANEL = (f"fleet.color('{name}')" for name in ("ink", "dim", "line", "panel"))
 _BYTES = "bytes"
 _MOST_BOXES = 40
-# So few columns are drawn as points: between two that are not neighbours there is no line.
-_FEW_POINTS = 12
+_FEW_TICKS = 4
 # A silence of so many steps, and so long, breaks a line.
 _BREAK_STEPS, _BREAK_S = 3, 60.0
 
@@ -91,17 +91,19 @@ def over_time(
             series.append(peak)
     if limit is not None:
         series[0]["markLine"] = _limit(*limit, key="yAxis")
-    label: Options = {":color": _DIM}
-    if unit == _BYTES:
-        label[":formatter"] = "fleet.bytes"
     axis: Options = {
         "type": "value",
         "name": "" if unit == _BYTES else unit,
         "nameTextStyle": {":color": _DIM, "align": "left"},
-        "axisLabel": label,
+        "axisLabel": {":color": _DIM},
         "splitLine": {"lineStyle": {":color": _LINE}},
         "scale": most is None,
     }
+    if unit == _BYTES:
+        axis["axisLabel"][":formatter"] = "fleet.bytes"
+        largest = _largest(lines)
+        step = byte_step(largest)
+        axis |= {"min": 0, "interval": step, "max": step * max(1, math.ceil(largest / step))}
     if most is not None:
         axis |= {"min": 0, "max": most}
     if limit is not None:
@@ -128,6 +130,9 @@ def latency_heat(
         span: Begin and end of the axis, Unix seconds; as long as the grid when absent.
     """
     rows = len(heat.edges_ms) - 1
+    ticks = {heat.row_of(ms): ms for ms in round_values(heat.edges_ms[0], heat.edges_ms[-1])}
+    heights = list(ticks)
+    words = ", ".join(f"'{height:.4f}': {ms:.4g}" for height, ms in ticks.items())
     column_ms = 1000 * (heat.times[1] - heat.times[0]) if len(heat.times) > 1 else 300_000.0
     most = max(count for _, _, count in heat.cells)
     edges = ", ".join(f"{edge:.4g}" for edge in heat.edges_ms)
@@ -163,7 +168,8 @@ def latency_heat(
         series[2]["markLine"] = _limit(text, heat.row_of(limit_ms), key="yAxis")
     return {
         "animation": False,
-        "grid": {"left": 4, "right": 22, "top": 34, "bottom": 4, "containLabel": True},
+        # containLabel leaves no room for labels at values of one's own.
+        "grid": {"left": 44, "right": 22, "top": 34, "bottom": 24},
         "tooltip": {":formatter": tooltip, "confine": True},
         "legend": _legend(shown=True),
         "xAxis": _time_axis(span or (heat.times[0], heat.times[-1] + column_ms / 1000)),
@@ -173,10 +179,11 @@ def latency_heat(
             "nameTextStyle": {":color": _DIM, "align": "left"},
             "min": 0,
             "max": rows,
-            "interval": max(1, rows / 6),
+            "axisTick": {"show": False, "customValues": heights},
             "axisLabel": {
                 ":color": _DIM,
-                ":formatter": f"(v) => fleet.three([{edges}][Math.round(v)])",
+                "customValues": heights,
+                ":formatter": f"(v) => fleet.three({{{words}}}[v.toFixed(4)])",
             },
             "splitLine": {"lineStyle": {":color": _LINE}},
         },
@@ -249,15 +256,49 @@ def strip(
     }  # fmt: skip
 
 
+def byte_step(largest: float) -> int:
+    """Return the bytes between gridlines: 1, 2 or 5 times a power of ten, of KiB or larger."""
+    unit = 1024 ** max(0, int(math.log(max(largest, 1), 1024)))
+    rough = largest / unit / 4
+    power = 10 ** math.floor(math.log10(max(rough, 0.1)))
+    steps = [step * power for step in (1, 2, 5, 10)]
+    return max(1, round(unit * next(step for step in steps if step >= min(rough, steps[-1]))))
+
+
+def round_values(low: float, high: float) -> list[float]:
+    """Return the powers of ten between two values, and what makes a few of them."""
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found: list[float] = []
+    for factors in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+        found = [f * 10.0**e for e in exponents for f in factors if low <= f * 10.0**e <= high]
+        if len(found) >= _FEW_TICKS:
+            return found
+    return found if len(found) > 1 else [low, high]
+
+
+def _largest(lines: Sequence[tuple[str, str, Line]]) -> float:
+    return max((v for *_, line in lines for _, v in (*line.mean, *line.largest)), default=1.0)
+
+
 def _line(name: str, colour: str, points: Sequence[Point]) -> Options:
+    line = broken(points)
     return {
         "type": "line",
         "name": name,
-        "showSymbol": len(points) == 1,
+        "showSymbol": _any_alone([value for _, value in line]),
         "lineStyle": {"width": 2, "color": colour},
         "itemStyle": {"color": colour},
-        "data": [[1000 * at_s, value] for at_s, value in broken(points)],
+        "data": [[1000 * at_s, value] for at_s, value in line],
     }
+
+
+def _any_alone(values: Sequence[float | None]) -> bool:
+    """Tell whether a value has no neighbour: it is seen only if it is drawn as a point."""
+    framed = [None, *values, None]
+    return any(
+        value is not None and before is None and after is None
+        for before, value, after in zip(framed, values, framed[2:], strict=False)
+    )
 
 
 def broken(points: Sequence[Point]) -> list[tuple[float, float | None]]:
@@ -279,7 +320,7 @@ def _heat_line(
         "type": "line",
         "name": name,
         "symbolSize": 5,
-        "showSymbol": sum(ms is not None for ms in values) <= _FEW_POINTS,
+        "showSymbol": _any_alone(values),
         "lineStyle": {"width": 2, "color": colour},
         "itemStyle": {"color": colour},
         "data": [

@@ -174,3 +174,29 @@ def test_no_line_is_drawn_across_a_silence():
     assert charts.broken([]) == []
     assert charts.broken(points[:1]) == points[:1]
     assert charts.broken(points[:10]) == points[:10]
+
+
+def test_a_value_between_two_silences_is_drawn_as_a_point():
+    together = history.Line([(float(t), 1.0) for t in range(0, 100, 10)])
+    alone = history.Line([*together.mean, (1000.0, 2.0), (2000.0, 1.0), (2010.0, 1.0)])
+    for line, shown in ((together, False), (alone, True)):
+        options = charts.over_time([("a", "#000", line)], "°C", (0.0, 2100.0))
+        assert options["series"][0]["showSymbol"] is shown
+
+
+@given(st.floats(0, 1e15))
+def test_gridlines_of_bytes_are_few_and_round(largest):
+    step = charts.byte_step(largest)
+    assert largest / step <= 5
+    unit = 1024 ** max(0, int(math.log(max(largest, 1), 1024)))
+    assert any(
+        step == max(1, round(unit * n * p)) for n in (1, 2, 5) for p in (0.1, 1, 10, 100, 1000)
+    )
+
+
+@given(st.floats(1e-3, 1e5), st.floats(1.5, 1e6))
+def test_gridlines_of_a_log_scale_are_round(low, ratio):
+    found = charts.round_values(low, low * ratio)
+    assert found == sorted(found)
+    assert 2 <= len(found) <= 20
+    assert low <= found[0] <= found[-1] <= low * ratio
