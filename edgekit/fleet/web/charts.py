@@ -258,9 +258,9 @@ def strip(
 
 def byte_step(largest: float) -> int:
     """Return the bytes between gridlines: 1, 2 or 5 times a power of ten, of KiB or larger."""
-    unit: int = 1024 ** max(0, int(math.log(max(largest, 1), 1024)))
+    unit = 1024.0 ** max(0, int(math.log(max(largest, 1), 1024)))
     rough = largest / unit / 4
-    power = 10 ** math.floor(math.log10(max(rough, 0.1)))
+    power = 10.0 ** math.floor(math.log10(max(rough, 0.1)))
     steps = [step * power for step in (1, 2, 5, 10)]
     return max(1, round(unit * next(step for step in steps if step >= min(rough, steps[-1]))))
 
