@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.agent.disk import Disk, FullDiskError
-from edgekit.agent.lifecycle import Lifecycle
+from edgekit.agent.lifecycle import Lifecycle, verified
 from edgekit.agent.slots import Limits, Trust, open_slots
 from edgekit.runtime import trial_events as on
 from edgekit.runtime.trial_rules import TrialRules
@@ -177,6 +177,10 @@ class Life:
     def fetch(self, model: str, order: Order) -> None:
         """Part of ``Hands``."""
         self._work.append(("fetch", order.sha256))
+
+    def verify(self, model: str, sha256: str) -> None:
+        """Part of ``Hands``."""
+        self.lifecycle.handle(model, verified(self.slots, model, sha256))
 
     def self_test(self, model: str, sha256: str, path: Path) -> None:
         """Part of ``Hands``."""

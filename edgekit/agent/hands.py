@@ -1,4 +1,4 @@
-"""The hands of the lifecycle: fetching, self-tests, loading and probes, each in a thread.
+"""The hands of the lifecycle: fetching, verifying, self-tests, loading, probes, each in a thread.
 
 Every call returns at once; what comes of it is posted as an event. A bundle that serves is opened
 and checked again at every load.
@@ -7,13 +7,16 @@ and checked again at every load.
 from __future__ import annotations
 
 import logging
+import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from edgekit.agent.disk import FullDiskError
+from edgekit.agent.lifecycle import verified
 from edgekit.agent.selftest import SelfTest, SelfTestSettings
 from edgekit.agent.serving import Models
 from edgekit.agent.slots import Slots
@@ -46,6 +49,7 @@ class AgentHands:
         post: Takes an event, from any thread.
         on_report: Told what the fleet is to know: model and report.
         settings: Of self-tests.
+        random: Gives numbers in 0..1, so that a fleet does not fetch again in step.
     """
 
     def __init__(
@@ -56,6 +60,8 @@ class AgentHands:
         post: Post,
         on_report: Callable[[str, on.Report], None],
         settings: SelfTestSettings | None = None,
+        *,
+        random: Callable[[], float] = random.random,
     ) -> None:
         self._slots = slots
         self._models = models
@@ -63,11 +69,14 @@ class AgentHands:
         self._post = post
         self._on_report = on_report
         self._settings = settings or SelfTestSettings()
+        self._random = random
         self._local: dict[str, Path] = {}
         self._stops: dict[tuple[str, str], threading.Event] = {}
         self._tests: dict[tuple[str, str], SelfTest] = {}
         # Loads happen one after the other: two at once would take twice the memory.
         self._loading = threading.Lock()
+        # And so do verifications, for they move the bundle that they have read.
+        self._verifying = threading.Lock()
         self._wanted: dict[str, str | None] = {}
         self.results: dict[str, SelfTestResult] = {}
 
@@ -79,6 +88,11 @@ class AgentHands:
         """Get a bundle's bytes, trying again on a bad network until told to stop."""
         stop = self._stops[model, order.sha256] = threading.Event()
         self._run("fetch", lambda: self._fetch(model, order, stop))
+
+    def verify(self, model: str, sha256: str) -> None:
+        """Read a fetched bundle from end to end: gigabytes, from a slow card, take minutes."""
+        stop = self._stops[model, sha256] = threading.Event()
+        self._run("verify", lambda: self._verify(model, sha256, stop))
 
     def self_test(self, model: str, sha256: str, path: Path) -> None:
         """Run the self-test in a process of its own."""
@@ -104,7 +118,7 @@ class AgentHands:
         self._run("self-test", wait)
 
     def cancel(self, model: str, sha256: str) -> None:
-        """Stop fetching or testing a bundle."""
+        """Stop fetching, verifying or testing a bundle."""
         stop = self._stops.pop((model, sha256), None)
         if stop is not None:
             stop.set()
@@ -135,26 +149,39 @@ class AgentHands:
 
     def _fetch(self, model: str, order: Order, stop: threading.Event) -> None:
         attempt = 0
+        came = 0
+
+        def source(offset: int) -> Iterator[bytes]:
+            nonlocal came
+            for chunk in self._bytes(order, offset, stop):
+                came += len(chunk)
+                yield chunk
+
         while not stop.is_set():
             try:
-                self._slots.receive(
-                    order.sha256, order.size_bytes, lambda offset: self._bytes(order, offset, stop)
-                )
+                self._slots.receive(order.sha256, order.size_bytes, source)
             except FullDiskError as error:
                 event: Event = on.FetchFailed(order.sha256, str(error), disk_full=True)
             except DeviceError as error:
                 event = on.FetchFailed(order.sha256, str(error))
-            except (OSError, ValueError) as error:
-                wait_s = _RETRY_S[min(attempt, len(_RETRY_S) - 1)]
-                log.info("%s: fetching failed, again in %.0f s: %s", model, wait_s, error)
+            except (OSError, ValueError, HTTPException) as error:
+                # A line that breaks off again and again, but gets on, is not given longer waits.
+                attempt, came = (0 if came else attempt), 0
+                wait_s = _RETRY_S[min(attempt, len(_RETRY_S) - 1)] * (0.5 + self._random() / 2)
+                log.info("%s: fetching failed, again in %.0f s: %r", model, wait_s, error)
                 attempt += 1
                 stop.wait(wait_s)
                 continue
             else:
                 event = on.Fetched(order.sha256)
-            if self._stops.pop((model, order.sha256), None) is not None:
-                self._post(model, event)
+            self._tell(model, order.sha256, stop, event)
             return
+
+    def _tell(self, model: str, sha256: str, stop: threading.Event, event: Event) -> None:
+        """Post what came of a piece of work, unless it was cancelled or begun anew meanwhile."""
+        if self._stops.get((model, sha256)) is stop:
+            del self._stops[model, sha256]
+            self._post(model, event)
 
     def _bytes(self, order: Order, offset: int, stop: threading.Event) -> Iterator[bytes]:
         local = self._local.get(order.sha256)
@@ -175,11 +202,23 @@ class AgentHands:
         with urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
             # A server that knows no ranges sends all of it: what is here already is skipped.
             skip = offset if offset and answer.status != 206 else 0  # noqa: PLR2004
+            left = order.size_bytes - (0 if skip else offset)
             while not stop.is_set() and (chunk := answer.read(_CHUNK_BYTES)):
+                left -= len(chunk)
                 yield chunk[skip:]
                 skip = max(0, skip - len(chunk))
+            # To http.client a line that breaks looks like the end.
+            if answer.length or (answer.length is None and left > 0):
+                raise OSError("the connection ended before the bundle did")
         if stop.is_set():
             raise OSError("stopped")
+
+    def _verify(self, model: str, sha256: str, stop: threading.Event) -> None:
+        with self._verifying:
+            if stop.is_set():
+                return
+            event = verified(self._slots, model, sha256)
+        self._tell(model, sha256, stop, event)
 
     def _serve(self, model: str, sha256: str | None) -> None:
         with self._loading:

@@ -1,7 +1,8 @@
 """The slots of a device at work: events in, decisions by ``runtime.trial``, work by other hands.
 
-One thread calls it. It commits before it acts, verifies and collects itself, and leaves what takes
-long (fetching, self-tests, loading) to :class:`Hands`, whose results come back as events.
+One thread calls it, the one that the watchdog watches. It commits before it acts, collects itself,
+and leaves what takes long (fetching, verifying, self-tests, loading) to :class:`Hands`, whose
+results come back as events.
 """
 
 from __future__ import annotations
@@ -32,12 +33,16 @@ class Hands(Protocol):
         """Call :meth:`Slots.receive`; then ``Fetched`` or ``FetchFailed``."""
         ...
 
+    def verify(self, model: str, sha256: str) -> None:
+        """Call :meth:`Slots.accept`; then ``Verified``, ``VerifyFailed`` or ``FetchFailed``."""
+        ...
+
     def self_test(self, model: str, sha256: str, path: Path) -> None:
         """Run the self-test; then ``SelfTestPassed`` or ``SelfTestFailed``."""
         ...
 
     def cancel(self, model: str, sha256: str) -> None:
-        """Stop fetching or testing a bundle; nothing is to come back."""
+        """Stop fetching, verifying or testing a bundle; nothing is to come back."""
         ...
 
     def serve(self, model: str, sha256: str | None) -> None:
@@ -112,8 +117,9 @@ class Lifecycle:
         for model in sorted({*self._states, *self._waiting}):
             if model in self._unsaved and model in self._states:
                 self._save(model, self._states[model])
-            for _ in range(len(self._waiting[model])):
-                self._handle(model, self._waiting[model].popleft())
+            waiting = self._waiting[model]
+            while waiting and self._handle(model, waiting[0], again=True):
+                waiting.popleft()
             self.handle(model, ticks.get(model, on.Tick()))
 
     def handle(self, model: str, event: Event) -> None:
@@ -126,28 +132,30 @@ class Lifecycle:
             model: The slot.
             event: What happened.
         """
-        if self._waiting[model] and not isinstance(event, on.Tick | on.RequestServed):
-            self._waiting[model].append(event)
-        else:
-            self._handle(model, event)
+        waiting, passing = self._waiting[model], isinstance(event, on.Tick | on.RequestServed)
+        taken = (passing or not waiting) and self._handle(model, event)
+        # The next tick says what this one has said; a retained order comes at each connection.
+        if not taken and not passing and event not in waiting:
+            waiting.append(event)
 
-    def _handle(self, model: str, event: Event) -> None:
+    def _handle(self, model: str, event: Event, *, again: bool = False) -> bool:
+        """Let an event have its effect; False where the disk did not take it."""
         old = self._states.get(model, State())
         state, actions = step(old, event, self._clock(), self._rules)
         saved = on.Persist() not in actions or self._save(model, state)
         if not saved and not any(isinstance(action, on.Revert) for action in actions):
-            self._waiting[model].append(event)
-            if isinstance(event, on.ProcessStarted):
+            if isinstance(event, on.ProcessStarted) and not again:
                 # What is on trial may not start uncounted.
                 on_trial = old.phase is Phase.TRIAL
                 self._hands.serve(model, old.fallback if on_trial else old.current)
-            return
+            return False
         self._states[model] = state
         for action in actions:
             self._do(model, action)
         if saved and on.Persist() in actions and state.phase in RESTING:
             with contextlib.suppress(DeviceError):
                 self._slots.collect()
+        return True
 
     def _save(self, model: str, state: State) -> bool:
         try:
@@ -165,7 +173,7 @@ class Lifecycle:
             case on.Fetch(order):
                 hands.fetch(model, order)
             case on.Verify(sha256):
-                self._verify(model, sha256)
+                hands.verify(model, sha256)
             case on.RunSelfTest(sha256):
                 hands.self_test(model, sha256, self._slots.path(sha256))
             case on.Cancel(sha256):
@@ -181,16 +189,27 @@ class Lifecycle:
             case on.Persist():
                 pass
 
-    def _verify(self, model: str, sha256: str) -> None:
-        try:
-            manifest = self._slots.accept(model, sha256)
-        except DeviceError as error:
-            self.handle(model, on.FetchFailed(sha256, str(error)))
-        except EdgekitError as error:
-            self.handle(model, on.VerifyFailed(sha256, str(error)))
-        else:
-            limit_ms = latency_p95_max_ms(manifest)
-            self.handle(model, on.Verified(sha256, manifest.serial, limit_ms))
+
+def verified(slots: Slots, model: str, sha256: str) -> Event:
+    """Verify a fetched bundle and put it among the whole ones.
+
+    Args:
+        slots: Where it has been fetched to.
+        model: The slot that it is for.
+        sha256: Its digest.
+
+    Returns:
+        ``Verified``, ``VerifyFailed``, or ``FetchFailed`` where it could not be read.
+    """
+    try:
+        manifest = slots.accept(model, sha256)
+    except DeviceError as error:
+        return on.FetchFailed(sha256, str(error))
+    except EdgekitError as error:
+        return on.VerifyFailed(sha256, str(error))
+    except OSError as error:
+        return on.FetchFailed(sha256, f"the bundle cannot be read: {error.strerror}")
+    return on.Verified(sha256, manifest.serial, latency_p95_max_ms(manifest))
 
 
 def latency_p95_max_ms(manifest: Manifest) -> float | None:

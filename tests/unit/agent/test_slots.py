@@ -478,3 +478,97 @@ def test_nothing_heavy_is_imported_with_the_slots(module):
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert not {"numpy", "onnxruntime", "onnx", "click"} & set(done.stdout.split())
+
+
+class Watched:
+    """A life whose hands note what they are told to serve."""
+
+    def __init__(self, life):
+        self._life = life
+        self.served = []
+
+    def __getattr__(self, name):
+        return getattr(self._life, name)
+
+    def serve(self, _model, sha256):
+        self.served.append(sha256)
+
+
+class ReadOnly(Disk):
+    """A card that has worn out: it reads, and takes nothing any more."""
+
+    worn = False
+    tries = 0
+
+    def create(self, path):
+        if self.worn:
+            self.tries += 1
+            raise OSError(errno.EROFS, "Read-only file system")
+        return super().create(path)
+
+
+@pytest.fixture
+def worn(crashes, releases, tmp_path):
+    """A device on whose card a trial is under way; the card is worn out from now on."""
+    story, disk = crashes.story, ReadOnly()
+    life = story.Life(tmp_path / "slots", releases, disk)
+    life.start()
+    life.chapter(story.Chapter(1))
+    life.lifecycle.handle(story.MODEL, on.OrderReceived(story.order_of(2, releases[2])))
+    while life.state.phase is not Phase.TRIAL:
+        life._do_work(story.Chapter(2), story.order_of(2, releases[2]), cut=False)
+        life.lifecycle.tick({})
+    disk.worn = True
+    yield life, disk, Watched(life)
+    life.slots.close()
+
+
+def test_an_order_that_comes_again_and_again_is_tried_once_a_tick_on_a_worn_card(
+    crashes, releases, tmp_path
+):
+    story, disk = crashes.story, ReadOnly()
+    life = story.Life(tmp_path / "slots", releases, disk)
+    life.start()
+    life.chapter(story.Chapter(1))
+    disk.worn = True
+    tries = []
+    for _ in range(30):
+        disk.tries = 0
+        # The broker hands a retained order over at each connection.
+        life.lifecycle.handle(story.MODEL, on.OrderReceived(story.order_of(2, releases[2])))
+        life.lifecycle.tick({})
+        tries.append(disk.tries)
+    assert max(tries[5:]) <= max(tries[:5])
+    disk.worn = False
+    life.lifecycle.tick({})
+    assert life.state.phase is Phase.FETCHING
+    life.slots.close()
+
+
+def test_what_serves_is_not_loaded_anew_at_every_tick_while_the_card_takes_nothing(crashes, worn):
+    life, disk, hands = worn
+    lifecycle = Lifecycle(life.slots, hands, life._clock, crashes.story.RULES)
+    lifecycle.start()
+    confirmed = life.state.fallback
+    for _ in range(10):
+        lifecycle.tick({})
+    assert hands.served == [confirmed]
+    disk.worn = False
+    lifecycle.tick({})
+    assert hands.served == [confirmed, life.state.order.sha256]
+
+
+def test_ticks_do_not_pile_up_while_the_card_takes_nothing(crashes, worn):
+    life, disk, hands = worn
+    rules = replace(crashes.story.RULES, duration_s=1e6, max_duration_s=1e6, save_every_s=1)
+    lifecycle = Lifecycle(life.slots, hands, life._clock, rules)
+    disk.worn = False
+    lifecycle.start()
+    lifecycle.handle(crashes.story.MODEL, on.Started(life.state.order.sha256))
+    disk.worn = True
+    tries = []
+    for _ in range(60):
+        disk.tries = 0
+        lifecycle.tick({})
+        tries.append(disk.tries)
+    assert max(tries[5:]) <= max(tries[:5])
