@@ -42,7 +42,10 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def sparkplug(data: bytes) -> dict[str, Any]:
-    """Return a Sparkplug B payload: timestamp, seq, and metrics as {name: (datatype, value)}."""
+    """Return a Sparkplug B payload: timestamp, seq, and metrics as {name: (datatype, value)}.
+
+    The datatype is None where a metric does not say it.
+    """
     payload: dict[str, Any] = {"metrics": {}}
     for number, value in fields(data):
         if number == 2:
@@ -53,8 +56,8 @@ def sparkplug(data: bytes) -> dict[str, Any]:
                 else:
                     metric["value"] = part
             name = metric["name"].decode()
-            kind, held = metric["datatype"], metric.get("value")
-            if kind == 12 and held is not None:
+            kind, held = metric.get("datatype"), metric.get("value")
+            if isinstance(held, bytes):
                 held = held.decode()
             payload["metrics"][name] = (kind, held)
         else:

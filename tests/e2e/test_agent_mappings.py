@@ -142,7 +142,7 @@ def test_sparkplug_birth_data_rebirth_and_death(board, broker, small_bundle):
     before = len(births())
     board.start()
     until(lambda: len(births()) > before)
-    assert births()[-1]["metrics"]["bdSeq"] == (8, (first[1] + 1) % 256)
+    assert births()[-1]["metrics"]["bdSeq"] == (4, (first[1] + 1) % 256)
     assert board.kill(signal.SIGTERM) == 0
     until(lambda: len(ear.of(death_at)) == 2)
     ear.stop()

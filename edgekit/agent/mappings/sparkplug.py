@@ -18,7 +18,7 @@ from edgekit.agent.config import SparkplugSettings
 from edgekit.agent.mappings.readings import Readings, Scalar
 from edgekit.agent.mappings.sparkplug_payload import (
     BOOLEAN,
-    UINT64,
+    INT64,
     Metric,
     decode,
     encode,
@@ -58,7 +58,7 @@ class Node:
 
     def death(self, time_ms: int) -> bytes:
         """Return the NDEATH of this connection: its number, and no sequence number."""
-        return encode([Metric(BDSEQ, self.bdseq, UINT64)], time_ms, None)
+        return encode([Metric(BDSEQ, self.bdseq, INT64)], time_ms, None)
 
     def birth(self, values: Mapping[str, Scalar], time_ms: int) -> bytes:
         """Return an NBIRTH: all metrics, and the sequence begins anew.
@@ -71,7 +71,7 @@ class Node:
         self.rebirth_asked = False
         self._said = dict(values)
         self._types = {name: type_of(value) for name, value in values.items()}
-        head = [Metric(BDSEQ, self.bdseq, UINT64), Metric(REBIRTH, False, BOOLEAN)]
+        head = [Metric(BDSEQ, self.bdseq, INT64), Metric(REBIRTH, False, BOOLEAN)]
         return encode([*head, *self._metrics(values)], time_ms, 0)
 
     def data(self, values: Mapping[str, Scalar], time_ms: int) -> bytes | None:
@@ -90,7 +90,7 @@ class Node:
             return None
         self._seq = (self._seq + 1) % _WRAP
         nulls = [Metric(name, None, self._types[name]) for name in gone]
-        return encode([*self._metrics(changed), *nulls], time_ms, self._seq)
+        return encode([*self._metrics(changed), *nulls], time_ms, self._seq, typed=False)
 
     def needs_birth(self, values: Mapping[str, Scalar]) -> bool:
         """Tell whether a birth is asked for, or there is a metric that the last one had not."""

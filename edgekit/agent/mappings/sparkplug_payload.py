@@ -16,7 +16,7 @@ from edgekit.wire.errors import MissingToolError, TrustError
 
 Value = float | int | bool | str | None
 
-INT64, UINT64, DOUBLE, BOOLEAN, STRING = 4, 8, 10, 11, 12
+INT64, DOUBLE, BOOLEAN, STRING = 4, 10, 11, 12
 MAX_METRICS = 256
 # Name, number, and type of each field (descriptor.proto: 1 double, 4 uint64, 8 bool, 9 string,
 # 13 uint32).
@@ -35,7 +35,6 @@ _METRIC = (
 _VALUES = ("int_value", "long_value", "double_value", "boolean_value", "string_value")
 _FIELD_OF = {
     INT64: "long_value",
-    UINT64: "long_value",
     DOUBLE: "double_value",
     BOOLEAN: "boolean_value",
     STRING: "string_value",
@@ -68,13 +67,16 @@ def type_of(value: float | bool | str) -> int:
     return INT64 if isinstance(value, int) else DOUBLE
 
 
-def encode(metrics: Iterable[Metric], time_ms: int, seq: int | None) -> bytes:
+def encode(
+    metrics: Iterable[Metric], time_ms: int, seq: int | None, *, typed: bool = True
+) -> bytes:
     """Return a payload.
 
     Args:
         metrics: In this order.
         time_ms: Unix time of sending in milliseconds.
         seq: 0..255; None where the message has none.
+        typed: Whether each metric says its data type; data and commands leave it to the birth.
 
     Raises:
         MissingToolError: The package protobuf is not installed.
@@ -87,7 +89,8 @@ def encode(metrics: Iterable[Metric], time_ms: int, seq: int | None) -> bytes:
         made = payload.metrics.add()
         made.name = metric.name
         made.timestamp = metric.time_ms or time_ms
-        made.datatype = metric.datatype
+        if typed:
+            made.datatype = metric.datatype
         if metric.value is None:
             made.is_null = True
         elif metric.datatype == INT64:

@@ -33,16 +33,18 @@ pytest.importorskip("google.protobuf")
 def test_birth_death_and_data() -> None:
     node = Node(7)
     death, birth = sparkplug(node.death(5)), sparkplug(node.birth({"a": 1, "b": 0.5}, 9))
-    assert death == {"timestamp": 5, "metrics": {BDSEQ: (8, 7)}}
+    assert death == {"timestamp": 5, "metrics": {BDSEQ: (4, 7)}}
     assert birth["seq"] == 0
-    assert birth["metrics"] == {BDSEQ: (8, 7), REBIRTH: (11, 0), "a": (4, 1), "b": (10, 0.5)}
+    assert birth["metrics"] == {BDSEQ: (4, 7), REBIRTH: (11, 0), "a": (4, 1), "b": (10, 0.5)}
     data = node.data({"a": 2, "b": 0.5}, 10)
     assert data is not None
-    assert sparkplug(data) == {"timestamp": 10, "seq": 1, "metrics": {"a": (4, 2)}}
+    assert sparkplug(data) == {"timestamp": 10, "seq": 1, "metrics": {"a": (None, 2)}}, (
+        "types are the birth's"
+    )
     assert node.data({"a": 2, "b": 0.5}, 11) is None, "nothing has changed"
     gone = node.data({"a": 2}, 12)
     assert gone is not None
-    assert sparkplug(gone)["metrics"] == {"b": (10, None)}
+    assert sparkplug(gone)["metrics"] == {"b": (None, None)}
 
 
 @given(st.lists(st.one_of(st.just("birth"), st.just("data")), max_size=600))
