@@ -1,8 +1,10 @@
 """Home Assistant: the device and its models appear there by themselves.
 
-One retained message says what there is (device discovery, from Home Assistant 2024.11 on); one that
-is not retained brings all values each period. Whether the device is there, Home Assistant reads
-from its ``state``. Format: https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery
+One message says what there is (device discovery, from Home Assistant 2024.11 on); one brings all
+values each period. Whether the device is there, Home Assistant reads from its ``state``. All three
+are retained: a Home Assistant that starts again has everything at once, and nobody needs to hear
+that it has.
+Format: https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery
 """
 
 from __future__ import annotations
@@ -43,7 +45,12 @@ _VITALS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "uptime_s": (
         "sensor",
         "Uptime",
-        {"device_class": "duration", "unit_of_measurement": "s", "state_class": "measurement"},
+        {
+            "device_class": "duration",
+            "unit_of_measurement": "s",
+            "state_class": "measurement",
+            "suggested_display_precision": 0,
+        },
     ),
     "under_voltage": ("binary_sensor", "Under-voltage", _PROBLEM),
     "throttled": ("binary_sensor", "Throttled", _PROBLEM),
@@ -53,7 +60,13 @@ _MODELS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "errors": ("errors", {"state_class": "total_increasing"}),
     "p95_ms": (
         "latency p95",
-        {"device_class": "duration", "unit_of_measurement": "ms", "state_class": "measurement"},
+        {
+            "device_class": "duration",
+            "unit_of_measurement": "ms",
+            "state_class": "measurement",
+            # Milliseconds are shown without a decimal otherwise: small models answer in one.
+            "suggested_display_precision": 1,
+        },
     ),
     "last_class": ("last class", {}),
 }
@@ -103,7 +116,8 @@ class HomeAssistant:
             config = json.dumps(self._config(), ensure_ascii=False, sort_keys=True)
             due.append(Publication(f"{self._place}/config", config.encode(), 1, retain=True))
         if any(values.values()):
-            due.append(Publication(f"{self._place}/values", json.dumps(_shown(values)).encode()))
+            shown = json.dumps(_shown(values)).encode()
+            due.append(Publication(f"{self._place}/values", shown, retain=True))
         return due
 
     def _learn(self, values: _Values) -> bool:

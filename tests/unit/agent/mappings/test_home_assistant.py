@@ -49,12 +49,56 @@ def test_one_retained_message_announces_everything() -> None:
     assert "clock_mhz" not in components, "it was not measured"
     assert told["availability_topic"] == "edgekit/1/lab/board-1/state"
     assert told["state_topic"] == values.topic
-    assert not values.retain
+    assert values.retain, "a Home Assistant that starts again has them at once"
     shown = json.loads(values.payload)
     assert shown["vitals"] == {"cpu_share": 25.0, "temp_c": 61.8, "throttled": False}
     pets = shown["models"]["pets"]
     assert (pets["requests"], pets["errors"], pets["last_class"]) == (3, 1, "cat")
     assert 19 < pets["p95_ms"] < 31
+
+
+# Of Home Assistant 2026.11: sensor/const.py and mqtt/schemas.py, sensor.py, binary_sensor.py in its
+# components. A device class takes these units and state classes and no others.
+UNITS = {
+    "data_size": ({"B", "kB", "MB", "MiB"}, {"measurement", "total", "total_increasing"}),
+    "duration": ({"d", "h", "min", "s", "ms", "μs"}, {"measurement", "total", "total_increasing"}),
+    "frequency": ({"Hz", "kHz", "MHz", "GHz"}, {"measurement"}),
+    "temperature": ({"°C", "°F", "K"}, {"measurement"}),
+}
+ENTITY = {"platform", "name", "unique_id", "value_template", "entity_category", "device_class"}
+FACTS = {
+    "sensor": ENTITY | {"unit_of_measurement", "state_class", "suggested_display_precision"},
+    "binary_sensor": ENTITY | {"payload_on", "payload_off"},
+}
+DEVICE = {
+    *("device", "origin", "components", "state_topic"),
+    *("availability_topic", "availability_template"),
+    *("payload_available", "payload_not_available"),
+}
+
+
+def test_what_is_announced_keeps_to_the_schema_of_home_assistant() -> None:
+    mapping, readings, _ = made()
+    readings.take(sample("pets", "v1.2", **dict.fromkeys(VITALS, 1)))
+    told = json.loads(mapping.publications(fresh=True)[0].payload)
+    assert set(told) == DEVICE
+    assert set(told["device"]) <= {"identifiers", "name", "manufacturer", "model", "sw_version"}
+    assert set(told["origin"]) <= {"name", "sw_version", "support_url"}
+    for key, component in told["components"].items():
+        assert re.fullmatch(r"[\w-]+", key, re.ASCII)
+        assert set(component) <= FACTS[component["platform"]]
+        assert component.get("entity_category", "diagnostic") == "diagnostic", "no setting"
+        if component["platform"] == "binary_sensor":
+            assert component["device_class"] == "problem"
+        elif (kind := component.get("device_class")) is not None:
+            units, state_classes = UNITS[kind]
+            assert component["unit_of_measurement"] in units
+            assert component["state_class"] in state_classes
+        else:
+            assert component.get("unit_of_measurement") in {None, "%"}
+            assert component.get("state_class") in {None, "measurement", "total_increasing"}
+    # Milliseconds are shown without decimals if nobody says otherwise.
+    assert told["components"]["pets-p95_ms"]["suggested_display_precision"] > 0
 
 
 def test_every_template_names_a_value_that_is_sent() -> None:
