@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 from edgekit import __version__
@@ -39,6 +39,7 @@ class Mappings:
         config: The settings.
         address: The broker, and who the device is.
         last_class: Returns the label of a model's last answer; None where it has none.
+        expected: Returns the models that the device has, whether they serve now or not.
         protocol: Returns the version of MQTT that the link speaks; None while it is down.
         clocks: Where time comes from.
     """
@@ -48,6 +49,7 @@ class Mappings:
         config: Config,
         address: Address,
         last_class: Callable[[str], str | None],
+        expected: Callable[[], Collection[str]],
         protocol: Callable[[], MqttVersion | None],
         clocks: Clocks,
     ) -> None:
@@ -61,7 +63,9 @@ class Mappings:
                 (config.fleet, config.device),
                 (__version__, config.target),
                 self._readings,
-                clocks.monotonic_s,
+                expected=expected,
+                folder=config.state_dir,
+                monotonic_s=clocks.monotonic_s,
             )
         if config.sparkplug is not None:
             from edgekit.agent.mappings.sparkplug import NodeLink

@@ -9,14 +9,18 @@ Format: https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from edgekit.agent.config import HomeAssistantSettings
 from edgekit.agent.mappings import Publication
-from edgekit.agent.mappings.readings import Readings, Scalar
+from edgekit.agent.mappings.readings import MAX_MODELS, Readings, Scalar
 from edgekit.wire.topics import topic
+
+TOLD_FILE = "home-assistant-models.json"
 
 _Values = Mapping[str, Mapping[str, Scalar]]
 
@@ -80,6 +84,8 @@ class HomeAssistant:
         device: Fleet and name of the device.
         about: Version of the agent and target.
         readings: What there is to show.
+        expected: Returns the models that the device has, whether they serve now or not.
+        folder: Where the models that were announced are noted, for the next process.
         monotonic_s: Seconds that never jump.
     """
 
@@ -89,14 +95,21 @@ class HomeAssistant:
         device: tuple[str, str],
         about: tuple[str, str],
         readings: Readings,
+        *,
+        expected: Callable[[], Collection[str]],
+        folder: Path,
         monotonic_s: Callable[[], float],
     ) -> None:
         self._settings = settings
         self._device = device
         self._about = about
         self._readings = readings
+        self._expected = expected
+        self._file = folder / TOLD_FILE
         self._monotonic_s = monotonic_s
         self._known: dict[str, dict[str, Any]] = {}
+        self._models = _noted(self._file)
+        self._gone: frozenset[str] = frozenset()
         self._next_s = 0.0
         self._place = f"{settings.prefix}/device/{'/'.join(map(_plain, device))}"
 
@@ -109,28 +122,37 @@ class HomeAssistant:
         now_s = self._monotonic_s()
         if not fresh and now_s < self._next_s:
             return []
-        self._next_s = now_s + self._settings.period_s
         values = self._readings.values()
+        if not any(values.values()):  # the first sample is still to come
+            return []
+        self._next_s = now_s + self._settings.period_s
         due = []
         if self._learn(values) or fresh:
             config = json.dumps(self._config(), ensure_ascii=False, sort_keys=True)
             due.append(Publication(f"{self._place}/config", config.encode(), 1, retain=True))
-        if any(values.values()):
-            shown = json.dumps(_shown(values)).encode()
-            due.append(Publication(f"{self._place}/values", shown, retain=True))
+        shown = json.dumps(_shown(values)).encode()
+        due.append(Publication(f"{self._place}/values", shown, retain=True))
         return due
 
     def _learn(self, values: _Values) -> bool:
         """Take in what there is now; returns whether Home Assistant must be told."""
-        now = _components(values, f"edgekit/{'/'.join(self._device)}")
-        # A vital may be absent for once; a model that is gone is gone. A component of which only
-        # the platform is left is taken away there.
-        gone = {
-            key: known if key in _VITALS else {"platform": known["platform"]}
-            for key, known in self._known.items()
-            if key not in now
-        }
-        before, self._known = self._known, now | gone
+        # A model that does not serve for once is kept, one that the device has no more is gone.
+        models = frozenset(filter(None, values)) | self._models.intersection(self._expected())
+        self._gone = (self._gone | self._models) - models
+        if models != self._models:
+            self._models = models
+            with contextlib.suppress(OSError):  # a full disk must not end the mapping
+                self._file.write_text(json.dumps(sorted(models)), encoding="utf-8")
+        before = self._known
+        # A vital may be absent for once, too.
+        vitals = {key: known for key, known in before.items() if key in _VITALS}
+        device = f"edgekit/{'/'.join(self._device)}"
+        self._known = vitals | _vitals(values[""], device)
+        for model in sorted(models):
+            self._known |= _model(model, device)
+        for model in sorted(self._gone):
+            # A component of which only the platform is left is taken away there.
+            self._known |= {key: {"platform": "sensor"} for key in _model(model, device)}
         return before != self._known
 
     def _config(self) -> dict[str, Any]:
@@ -154,9 +176,9 @@ class HomeAssistant:
         }
 
 
-def _components(values: _Values, device: str) -> dict[str, dict[str, Any]]:
+def _vitals(keys: Collection[str], device: str) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    for key in values[""]:
+    for key in keys:
         platform, name, facts = _VITALS[key]
         found[key] = {
             "platform": platform,
@@ -166,18 +188,32 @@ def _components(values: _Values, device: str) -> dict[str, dict[str, Any]]:
             "entity_category": "diagnostic",
             **facts,
         }
-    for model in values:
-        for key, (name, facts) in _MODELS.items() if model else ():
-            # Home Assistant reads "None" as not known: no latency before the first request.
-            template = f"{{{{ value_json.models[{json.dumps(model)}].{key} | default('None') }}}}"
-            found[f"{_plain(model)}-{key}"] = {
-                "platform": "sensor",
-                "name": f"{model} {name}",
-                "unique_id": f"{device}/{model}/{key}",
-                "value_template": template,
-                **facts,
-            }
     return found
+
+
+def _model(model: str, device: str) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for key, (name, facts) in _MODELS.items():
+        # Home Assistant reads "None" as not known: no latency before the first request.
+        place = f"value_json.models[{json.dumps(model)}].{key}"
+        found[f"{_plain(model)}-{key}"] = {
+            "platform": "sensor",
+            "name": f"{model} {name}",
+            "unique_id": f"{device}/{model}/{key}",
+            "value_template": f"{{{{ {place} | default('None') }}}}",
+            **facts,
+        }
+    return found
+
+
+def _noted(file: Path) -> frozenset[str]:
+    """Return the models that an earlier process has announced; none where that is not known."""
+    try:
+        names = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return frozenset()
+    known = names[:MAX_MODELS] if isinstance(names, list) else []
+    return frozenset(name for name in known if isinstance(name, str) and name)
 
 
 def _plain(name: str) -> str:

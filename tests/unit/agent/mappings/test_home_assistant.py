@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from edgekit.agent.config import HomeAssistantSettings
-from edgekit.agent.mappings.home_assistant import HomeAssistant
+from edgekit.agent.mappings.home_assistant import TOLD_FILE, HomeAssistant
 from edgekit.agent.mappings.readings import VITALS, Readings
 from edgekit.runtime.sketches import LatencyHistogram
 
@@ -27,10 +30,28 @@ class Clock:
         return self.now_s
 
 
-def made(device: tuple[str, str] = ("lab", "board-1")) -> tuple[HomeAssistant, Readings, Clock]:
+def made(
+    device: tuple[str, str] = ("lab", "board-1"),
+    folder: Path = Path("/nowhere"),
+    expected: set[str] | frozenset[str] = frozenset(),
+) -> tuple[HomeAssistant, Readings, Clock]:
     readings, clock = Readings({"pets": "cat"}.get), Clock()
-    about = ("0.1.0", "rpi5")
-    return HomeAssistant(HomeAssistantSettings(), device, about, readings, clock), readings, clock
+    mapping = HomeAssistant(
+        HomeAssistantSettings(),
+        device,
+        ("0.1.0", "rpi5"),
+        readings,
+        expected=lambda: expected,
+        folder=folder,
+        monotonic_s=clock,
+    )
+    return mapping, readings, clock
+
+
+def components(mapping: HomeAssistant) -> dict[str, Any]:
+    config, _ = mapping.publications(fresh=True)
+    found: dict[str, Any] = json.loads(config.payload)["components"]
+    return found
 
 
 def test_one_retained_message_announces_everything() -> None:
@@ -42,11 +63,11 @@ def test_one_retained_message_announces_everything() -> None:
     # What Home Assistant demands of a device's discovery.
     assert told["device"]["identifiers"]
     assert told["origin"]["name"]
-    components = told["components"]
-    assert all(c["platform"] and c["unique_id"] for c in components.values())
-    assert len({c["unique_id"] for c in components.values()}) == len(components)
-    assert {"cpu_share", "temp_c", "throttled", "pets-p95_ms"} <= set(components)
-    assert "clock_mhz" not in components, "it was not measured"
+    parts = told["components"]
+    assert all(part["platform"] and part["unique_id"] for part in parts.values())
+    assert len({part["unique_id"] for part in parts.values()}) == len(parts)
+    assert {"cpu_share", "temp_c", "throttled", "pets-p95_ms"} <= set(parts)
+    assert "clock_mhz" not in parts, "it was not measured"
     assert told["availability_topic"] == "edgekit/1/lab/board-1/state"
     assert told["state_topic"] == values.topic
     assert values.retain, "a Home Assistant that starts again has them at once"
@@ -106,9 +127,9 @@ def test_every_template_names_a_value_that_is_sent() -> None:
     readings.take(sample("pets", **dict.fromkeys(VITALS, 1)))
     config, values = mapping.publications(fresh=True)
     shown = json.loads(values.payload)
-    components = json.loads(config.payload)["components"]
-    assert len(components) == len(VITALS) + 4
-    for component in components.values():
+    parts = json.loads(config.payload)["components"]
+    assert len(parts) == len(VITALS) + 4
+    for component in parts.values():
         template = component["value_template"]
         path = re.fullmatch(r"\{\{ value_json([^|]*?)( \| default\('None'\))? \}\}", template)
         assert path, template
@@ -135,15 +156,55 @@ def test_a_model_that_is_gone_is_taken_away_and_a_vital_is_not() -> None:
     clock.now_s += 10
     readings.take(sample())
     config, _ = mapping.publications(fresh=False)
-    components = json.loads(config.payload)["components"]
-    assert components["pets-requests"] == {"platform": "sensor"}
-    assert components["temp_c"]["name"] == "Temperature"
+    parts = json.loads(config.payload)["components"]
+    assert parts["pets-requests"] == {"platform": "sensor"}
+    assert parts["temp_c"]["name"] == "Temperature"
+
+
+def test_nothing_is_said_before_the_first_sample() -> None:
+    mapping, readings, _ = made()
+    assert mapping.publications(fresh=True) == []
+    readings.take(sample("pets"))
+    config, values = mapping.publications(fresh=False)
+    assert (config.retain, values.retain) == (True, True)
+
+
+def test_a_model_that_loads_or_waits_is_kept(tmp_path: Path) -> None:
+    before, readings, _ = made(folder=tmp_path)
+    readings.take(sample("pets"))
+    told = components(before)
+    after, readings, _ = made(folder=tmp_path, expected={"pets", "ordered-only"})
+    readings.take(sample())
+    assert components(after) == told
+
+
+def test_the_next_process_takes_away_what_the_device_has_no_more(tmp_path: Path) -> None:
+    before, readings, _ = made(folder=tmp_path)
+    readings.take(sample("pets", "crashes"))
+    before.publications(fresh=True)
+    after, readings, _ = made(folder=tmp_path, expected={"pets"})
+    readings.take(sample())
+    told = components(after)
+    assert told["crashes-requests"] == {"platform": "sensor"}
+    assert told["pets-requests"]["name"] == "pets requests"
+    third, readings, _ = made(folder=tmp_path, expected={"pets"})
+    readings.take(sample())
+    assert "crashes-requests" not in components(third), "it was told"
+
+
+@pytest.mark.parametrize("noted", ["", "{", '{"a": 1}', "[1, null]", "[[]]"])
+def test_a_note_that_cannot_be_read_takes_nothing_away(tmp_path: Path, noted: str) -> None:
+    (tmp_path / TOLD_FILE).write_text(noted)
+    mapping, readings, _ = made(folder=tmp_path)
+    readings.take(sample("pets"))
+    assert "pets-requests" in components(mapping)
 
 
 def test_names_with_dots_make_ids_that_home_assistant_takes() -> None:
-    one, *_ = made(("lab", "cam.1"))
-    (config,) = one.publications(fresh=True)
-    place = re.fullmatch(r"homeassistant/device/([\w-]+)/([\w-]+)/config", config.topic, re.ASCII)
-    assert place is not None
-    other, *_ = made(("lab", "cam-1"))
-    assert other.publications(fresh=True)[0].topic != config.topic
+    places = []
+    for device in ("cam.1", "cam-1"):
+        mapping, readings, _ = made(("lab", device))
+        readings.take(sample())
+        places.append(mapping.publications(fresh=True)[0].topic)
+        assert re.fullmatch(r"homeassistant/device/[\w-]+/[\w-]+/config", places[-1], re.ASCII)
+    assert places[0] != places[1]

@@ -123,7 +123,7 @@ def test_without_the_library_the_agent_goes_on(tmp_path, monkeypatch, caplog) ->
     )
     address = Address("127.0.0.1", 1, "lab", "b1")
     clocks = SimpleNamespace(unix_s=time.time, monotonic_s=time.monotonic)
-    mappings = Mappings(config, address, lambda _model: None, lambda: None, clocks)
+    mappings = Mappings(config, address, lambda _model: None, set, lambda: None, clocks)
     mappings.start()
     assert "edgekit[sparkplug]" in caplog.text
     mappings.take({"vitals": {}})
