@@ -15,7 +15,7 @@ from edgekit.agent.outbox import Outbox
 from edgekit.agent.serving import Models, Serving
 from edgekit.agent.slots import Slots
 from edgekit.runtime import trial_events as on
-from edgekit.runtime.trial_events import Event
+from edgekit.runtime.trial_events import CLOCK_SET_S, Event
 from edgekit.runtime.trial_state import Order
 from edgekit.wire.bundle import open_bundle
 from edgekit.wire.canonical import Json
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # A bundle that lies on the device is ordered for this long from its file's time on: the same file
-# is the same order at every start, so one that was reverted is not tried again.
+# is the same order at every start, so one that was reverted is not tried again. Files of an image
+# may be dated 1970.
 _LOCAL_S = 20 * 365 * 86_400
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -105,7 +106,7 @@ class Desk:
                 sha256=sha256,
                 serial=manifest.serial,
                 size_bytes=bundle.size_bytes,
-                expires_s=float(int(path.stat().st_mtime) + _LOCAL_S),
+                expires_s=max(float(int(path.stat().st_mtime)), CLOCK_SET_S) + _LOCAL_S,
             )
         hands.offer(sha256, path)
         self._orders[sha256] = order.order_id

@@ -85,6 +85,8 @@ class Lifecycle:
         self._states: dict[str, State] = dict(slots.states)
         # Events that the disk has not taken yet, oldest first.
         self._waiting: dict[str, deque[Event]] = defaultdict(deque)
+        # The last order of the fleet for a model that came before the clock was set.
+        self._early: dict[str, on.OrderReceived] = {}
         # Models whose last commit failed.
         self._unsaved: set[str] = set()
 
@@ -114,6 +116,10 @@ class Lifecycle:
         Args:
             ticks: By model, what the tick knows of it; models without one get a plain tick.
         """
+        if self._early and self._clock().unix_s is not None:
+            early, self._early = self._early, {}
+            for model, event in early.items():
+                self.handle(model, event)
         for model in sorted({*self._states, *self._waiting}):
             if model in self._unsaved and model in self._states:
                 self._save(model, self._states[model])
@@ -132,11 +138,19 @@ class Lifecycle:
             model: The slot.
             event: What happened.
         """
+        if isinstance(event, on.OrderReceived) and self._is_too_early(event):
+            log.info("%s: an order waits until the clock is set", model)
+            self._early[model] = event
+            return
         waiting, passing = self._waiting[model], isinstance(event, on.Tick | on.RequestServed)
         taken = (passing or not waiting) and self._handle(model, event)
         # The next tick says what this one has said; a retained order comes at each connection.
         if not taken and not passing and event not in waiting:
             waiting.append(event)
+
+    def _is_too_early(self, event: on.OrderReceived) -> bool:
+        """Tell whether nobody can say yet if an order has expired; the fleet says it only once."""
+        return not event.order.is_local and self._clock().unix_s is None
 
     def _handle(self, model: str, event: Event, *, again: bool = False) -> bool:
         """Let an event have its effect; False where the disk did not take it."""

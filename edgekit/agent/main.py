@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ from edgekit.agent import vitals
 from edgekit.agent.config import Config, load_config
 from edgekit.agent.desk import Desk
 from edgekit.agent.engine import Engine
-from edgekit.agent.flows import Flow, run_flow
+from edgekit.agent.flows import Flows, make_flow
 from edgekit.agent.hands import AgentHands
 from edgekit.agent.jobs import UnknownModelError
 from edgekit.agent.lifecycle import Lifecycle
@@ -46,7 +46,7 @@ from edgekit.agent.slots import Trust, open_slots
 from edgekit.agent.status import status_document, write_status
 from edgekit.agent.telemetry import Collector, Served
 from edgekit.runtime import trial_events as on
-from edgekit.runtime.trial_events import Event, Instant
+from edgekit.runtime.trial_events import CLOCK_SET_S, Event, Instant
 from edgekit.wire.canonical import Json
 from edgekit.wire.errors import EdgekitError
 from edgekit.wire.messages import Hello
@@ -57,7 +57,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
-_ANY_YEAR_BEFORE = 1_700_000_000  # a clock below was not set since power came on
 
 
 @dataclass(frozen=True)
@@ -77,13 +76,7 @@ class Clocks:
     def now(self) -> Instant:
         """Return this moment by both clocks."""
         unix_s = self.unix_s()
-        return Instant(self.monotonic_s(), unix_s if unix_s > _ANY_YEAR_BEFORE else None)
-
-
-@dataclass
-class _Threads:
-    stop: threading.Event = field(default_factory=threading.Event)
-    running: list[threading.Thread] = field(default_factory=list)
+        return Instant(self.monotonic_s(), unix_s if unix_s > CLOCK_SET_S else None)
 
 
 class Agent:
@@ -113,6 +106,7 @@ class Agent:
             config.state_dir / "outbox.db", config.outbox_bytes, self.boot_id, self._clocks.unix_s
         )
         self.engine = Engine(self._count, self._clocks.monotonic_s)
+        self.flows = Flows(self.engine, self._clocks.unix_s, self._flow_ended)
         self.models = Models(self.engine, self._called, self._clocks.monotonic_s)
         self.desk = Desk(
             config, self.boot_id, self.outbox, self._clocks.unix_s, self.post, self._vitals()
@@ -127,7 +121,7 @@ class Agent:
         self.http = HttpServer(
             self.engine,
             HttpSettings(**vars(config.http)),
-            healthy=lambda: not self._threads.stop.is_set(),
+            healthy=lambda: not self.flows.stopping.is_set(),
         )
         self.collector = Collector(
             self._vitals(),
@@ -135,7 +129,6 @@ class Agent:
             self.outbox.stats,
             self._clocks.monotonic_s,
         )
-        self._threads = _Threads()
         # Pipelines whose models do not all serve yet.
         self._pipelines = dict(config.pipelines)
 
@@ -148,18 +141,28 @@ class Agent:
         self._events.put(None)
 
     def run(self) -> None:
-        """Do everything until :meth:`stop`."""
-        if self.link is not None:
-            self.link.start()
-        if self._mappings is not None:
-            self._mappings.start()
-        self.http.start()
-        log.info("edgekit %s serves %s", __version__, self.http.url)
-        self.lifecycle.start()
-        self.desk.order_local(self.hands)
-        self._start_flows()
-        notify("READY=1")
+        """Do everything until :meth:`stop`.
+
+        Raises:
+            ConfigError: The settings of a flow or of the server will not do.
+            MissingToolError: A package that they need is not installed.
+        """
         try:
+            # First of all: wrong settings must not look like a bundle that crashes.
+            flows = [make_flow(flow, self._clocks.monotonic_s) for flow in self.config.flows]
+            if self.link is not None:
+                self.link.start()
+            if self._mappings is not None:
+                self._mappings.start()
+            self.http.start()
+            log.info("edgekit %s serves %s", __version__, self.http.url)
+            self.lifecycle.start()
+            # Bundles of the settings are read from end to end before they are ordered.
+            threading.Thread(
+                target=self.desk.order_local, args=(self.hands,), name="orders", daemon=True
+            ).start()
+            self.flows.start(flows)
+            notify("READY=1")
             self._loop()
         finally:
             notify("STOPPING=1")
@@ -231,11 +234,12 @@ class Agent:
         )
 
     def _close(self) -> None:
-        self._threads.stop.set()
+        self.flows.stopping.set()
         self.hands.stop()
         self.lifecycle.stop()
         self.http.stop()
         self.engine.close()
+        self.flows.join()
         if self._mappings is not None:
             self._mappings.stop()
         if self.link is not None:
@@ -326,30 +330,8 @@ class Agent:
             facts={"python": platform.python_version(), "kernel": platform.release()},
         )
 
-    def _start_flows(self) -> None:
-        from edgekit.agent.inputs import create_input
-        from edgekit.agent.outputs import create_output
-
-        for number, settings in enumerate(self.config.flows):
-            source = dict(settings.source)
-            made = create_input(str(source.pop("kind", "")), source, self._clocks.monotonic_s)
-            outputs = []
-            for entry in settings.outputs:
-                options = dict(entry)
-                outputs.append(create_output(str(options.pop("kind", "")), options))
-            flow = Flow(made, settings.model, tuple(outputs))
-            thread = threading.Thread(
-                target=self._flow, args=(flow,), name=f"flow-{number}", daemon=True
-            )
-            self._threads.running.append(thread)
-            thread.start()
-
-    def _flow(self, flow: Flow) -> None:
-        try:
-            run_flow(flow, self.engine, self._threads.stop, self._clocks.unix_s)
-        except EdgekitError as error:
-            log.error("a flow into %s ended: %s", flow.model, error)  # noqa: TRY400 - it says all
-            self.outbox.put("event", {"what": "flow-ended", "model": flow.model, "why": str(error)})
+    def _flow_ended(self, model: str, why: str) -> None:
+        self.outbox.put("event", {"what": "flow-ended", "model": model, "why": why})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,6 +7,9 @@ from typing import TypeAlias
 
 from edgekit.runtime.trial_state import Order
 
+# November 2023: a clock below was not set since power came on.
+CLOCK_SET_S = 1_700_000_000.0
+
 
 @dataclass(frozen=True)
 class Instant:

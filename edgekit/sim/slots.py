@@ -21,7 +21,6 @@ from edgekit.runtime.trial_rules import TrialRules
 from edgekit.runtime.trial_state import RESTING, Order, Phase, Release, State
 from edgekit.sim.faults import Fault
 from edgekit.sim.samples import ERROR_SHARE, Board, latency_ms
-from edgekit.wire.manifest import Manifest
 
 BYTES_PER_S = 2e6
 # A contract leaves some room above the usual latency; a slow device has none.
@@ -31,36 +30,14 @@ SIM_RULES = TrialRules(duration_s=60.0)
 ReportTo = Callable[[str, on.Report], None]
 
 
-@dataclass(frozen=True)
-class _Requirement:
-    metric: str
-    maximum: float
-    vs: str = "absolute"
-
-
-@dataclass(frozen=True)
-class _Manifest:
-    """As much of a manifest as the life cycle reads."""
-
-    serial: int
-    contract: tuple[_Requirement, ...]
-
-
 @dataclass
 class _Disk:
     """Slots that lie nowhere."""
 
     states: dict[str, State]
-    limit_ms: float
 
     def commit(self, model: str, state: State) -> None:
         self.states[model] = state
-
-    def accept(self, model: str, sha256: str) -> Manifest:
-        order = self.states[model].order
-        serial = order.serial if order is not None and order.sha256 == sha256 else 0
-        limits = (_Requirement("latency_p95_ms", self.limit_ms),)
-        return cast("Manifest", _Manifest(serial, limits))
 
     def path(self, sha256: str) -> Path:
         return Path(sha256)
@@ -96,7 +73,7 @@ class SimSlots:
         first = State(
             phase=Phase.CONFIRMED, confirmed=self.release, floor_serial=self.release.serial
         )
-        disk = _Disk({self.board.model: first}, self.board.latency_ms * _LIMIT)
+        disk = _Disk({self.board.model: first})
         self._life = Lifecycle(
             cast("Slots", disk), self, lambda: on.Instant(self._now_s, self._now_s), self.rules
         )
@@ -146,6 +123,13 @@ class SimSlots:
         if Fault.SLOW in self.faults:
             speed /= 4
         self._later(order.size_bytes / speed, on.Fetched(order.sha256))
+
+    def verify(self, model: str, sha256: str) -> None:
+        """Find it good."""
+        order = self.state.order
+        serial = order.serial if order is not None and order.sha256 == sha256 else 0
+        limit_ms = self.board.latency_ms * _LIMIT
+        self._life.handle(model, on.Verified(sha256, serial, limit_ms))
 
     def self_test(self, model: str, sha256: str, path: Path) -> None:  # noqa: ARG002
         """Pretend to test: a bad model fails half of the time here, else on trial."""

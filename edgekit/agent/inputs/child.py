@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 _CHUNK_BYTES = 1 << 16
 _ERROR_BYTES = 4096
 _LAST_WORDS_S = 0.3
+# There is no such program. Whatever else keeps one from starting (memory, processes) may pass.
+_MISSING = (FileNotFoundError, PermissionError, NotADirectoryError)
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,18 @@ def chunks(
     """
     wait_s = restarts.first_s
     while not stop.is_set():
-        process = _start(command)
-        yield None
         try:
-            for chunk in _read(process, restarts.stall_s, clock, stop):
-                wait_s = restarts.first_s
-                yield chunk
-        finally:
-            reason = _end(process, 0.0 if stop.is_set() else _LAST_WORDS_S)
+            process = _start(command)
+        except OSError as error:
+            reason = f"not started: {error.strerror}"
+        else:
+            yield None
+            try:
+                for chunk in _read(process, restarts.stall_s, clock, stop):
+                    wait_s = restarts.first_s
+                    yield chunk
+            finally:
+                reason = _end(process, 0.0 if stop.is_set() else _LAST_WORDS_S)
         if stop.wait(wait_s):
             return
         log.warning("%s ended (%s); started again after %.1f s", command[0], reason, wait_s)
@@ -79,7 +85,7 @@ def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
             bufsize=0,
             start_new_session=True,
         )
-    except OSError as error:
+    except _MISSING as error:
         raise MissingToolError(
             f"{command[0]} cannot be started: {error.strerror}", hint=f"install {command[0]}"
         ) from error

@@ -9,11 +9,13 @@ Options:
 
 A file is taken once its size and time have stayed the same between two looks, so that none is read
 while it is being written. Names that begin with a dot or end in ``.part`` or ``.tmp`` are left
-alone, and so is everything that is not a plain file.
+alone, and so is everything that is not a plain file. Nothing leaves the folder through a link.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
 import stat
@@ -73,9 +75,11 @@ class WatchedFolder:
                 for entry in entries:
                     if entry.name.startswith(".") or entry.name.endswith(_UNFINISHED):
                         continue
-                    if entry.is_file(follow_symlinks=False):
-                        s = entry.stat(follow_symlinks=False)
-                        found[entry.name] = (s.st_size, s.st_mtime_ns, s.st_ino)
+                    # One that somebody else takes away meanwhile hides no other.
+                    with contextlib.suppress(FileNotFoundError):
+                        if entry.is_file(follow_symlinks=False):
+                            s = entry.stat(follow_symlinks=False)
+                            found[entry.name] = (s.st_size, s.st_mtime_ns, s.st_ino)
         except OSError as error:
             log.warning("%s cannot be read: %s", self.path, error.strerror)
         return found
@@ -86,30 +90,51 @@ class WatchedFolder:
             data = _read(path, self.max_bytes)
         except OSError as error:
             log.warning("%s cannot be read: %s", path, error.strerror or error)
-            self._move(path, "failed")
+            self._move(name, "failed")
             return
 
         def done(ok: bool) -> None:
             if ok and self.deletes:
-                path.unlink(missing_ok=True)
+                self._delete(path)
             else:
-                self._move(path, "done" if ok else "failed")
+                self._move(name, "done" if ok else "failed")
 
         yield Sample(data, name, done)
 
-    def _move(self, path: Path, folder: str) -> None:
+    def _delete(self, path: Path) -> None:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s cannot be deleted: %s", path, error.strerror)
+
+    def _move(self, name: str, folder: str) -> None:
         target = self.path / folder
         try:
             target.mkdir(exist_ok=True)
-            for number in range(_MOST_NUMBERS):
-                place = target / (f"{path.stem}-{number}{path.suffix}" if number else path.name)
-                if not os.path.lexists(place):
-                    path.rename(place)
-                    return
+            # Who may write here could put a link in its place.
+            place = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.rename(self.path / name, _free_name(name, place), dst_dir_fd=place)
+            finally:
+                os.close(place)
         except FileNotFoundError:
             return  # someone else has taken it away
         except OSError as error:
-            log.warning("%s cannot be moved to %s: %s", path, target, error.strerror)
+            log.warning("%s cannot be moved to %s: %s", name, target, error.strerror)
+
+
+def _free_name(name: str, folder: int) -> str:
+    """Return the name, with a number where the folder has it already."""
+    stem, dot, suffix = name.rpartition(".")
+    for number in range(_MOST_NUMBERS):
+        tried = (
+            name if not number else f"{stem}-{number}{dot}{suffix}" if stem else f"{name}-{number}"
+        )
+        try:
+            os.stat(tried, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return tried
+    raise OSError(errno.EEXIST, "every name is taken")
 
 
 def _read(path: Path, max_bytes: int) -> bytes:

@@ -15,6 +15,8 @@ from edgekit.agent.inputs import Sample
 from edgekit.agent.inputs.child import Restarts, chunks
 from edgekit.agent.inputs.latest import Latest
 
+_JOIN_S = 5.0
+
 
 class Parser(Protocol):
     """Cuts a stream of bytes into samples."""
@@ -72,12 +74,14 @@ class LiveSource:
         reader = threading.Thread(target=read, name=self.word, daemon=True)
         reader.start()
         number = 0
-        while not latest.ended and not stop.is_set():
-            sample = latest.take(0.5)
-            if sample is not None:
-                number += 1
-                yield Sample(sample, f"{self.word} {number}")
-        reader.join(5)
+        try:
+            while not latest.ended and not stop.is_set():
+                sample = latest.take(0.5)
+                if sample is not None:
+                    number += 1
+                    yield Sample(sample, f"{self.word} {number}")
+        finally:
+            reader.join(_JOIN_S)  # it ends the program
         if trouble:
             raise trouble[0]
 

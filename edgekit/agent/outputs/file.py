@@ -8,8 +8,10 @@ Options:
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +43,7 @@ class ResultFile:
         try:
             if self._size() + len(line) > self.max_bytes:
                 self._rotate()
-            with self.path.open("ab", buffering=0) as file:
-                file.write(line)
+            _append(self.path, line)
         except OSError as error:
             self.lost += 1
             if self.lost == 1 or self.lost % 1000 == 0:
@@ -68,6 +69,18 @@ class ResultFile:
 
     def _numbered(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}.{number}")
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Append a line whole or not at all; half a line that a crash has left gets its end."""
+    with path.open("a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END) if file.seekable() else 0
+        if end:
+            file.seek(end - 1)
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        if file.write(line) < len(line):  # a disk that runs full takes a part
+            file.truncate(end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def create(options: Mapping[str, Any]) -> ResultFile:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import io
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -17,6 +19,7 @@ from PIL import Image
 from edgekit.agent.flows import Flow, run_flow
 from edgekit.agent.inputs import Sample, create_input, input_names
 from edgekit.agent.inputs.camera import command_for
+from edgekit.agent.inputs.child import Restarts, chunks
 from edgekit.agent.inputs.mjpeg import MjpegFrames, RawFrames
 from edgekit.agent.inputs.stdin import StandardInput
 from edgekit.runtime import pictures, sounds
@@ -156,6 +159,68 @@ def test_a_file_that_cannot_be_moved_is_not_taken_again(tmp_path: Path, watch: A
     seen.wait(2)  # "done" itself is a sample, too
     time.sleep(0.3)
     assert sorted(s.name for s in seen.samples) == ["a.txt", "done"]
+
+
+def test_a_file_that_cannot_be_deleted_does_not_end_the_watch(
+    tmp_path: Path, watch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    seen = watch(after="delete")
+    (tmp_path / "a.txt").write_bytes(b"A")
+    seen.wait(1)
+    (tmp_path / "b.txt").write_bytes(b"B")
+    seen.wait(2)
+    assert [s.name for s in seen.samples] == ["a.txt", "b.txt"]
+
+
+def test_a_link_leads_no_file_out_of_the_folder(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "in", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    (folder / "done").symlink_to(elsewhere)
+    (folder / "a.txt").write_bytes(b"A")
+    seen = Seen(create_input("folder", {"path": str(folder), "poll_s": 0.03}, CLOCK))
+    seen.wait(1)
+    seen.end()
+    assert list(elsewhere.iterdir()) == []
+    assert (folder / "a.txt").exists()
+
+
+# A program that is read.
+
+
+def test_a_camera_that_the_system_cannot_start_for_a_moment_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    popen, failures = subprocess.Popen, [OSError(errno.EAGAIN, "no"), OSError(errno.ENOMEM, "no")]
+
+    def start(*args: Any, **more: Any) -> Any:
+        if failures:
+            raise failures.pop(0)
+        return popen(*args, **more)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    stop = threading.Event()
+    restarts = Restarts(first_s=0.01)
+    for chunk in chunks(["printf", "a picture"], restarts, CLOCK, stop):
+        if chunk:
+            assert chunk == b"a picture"
+            stop.set()
+    assert not failures
+
+
+def test_a_source_that_nobody_reads_any_more_leaves_no_program_behind(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    script = f"echo $$ > {pid}; printf '\\377\\330\\377\\331'; exec sleep 600"
+    stop = threading.Event()
+    options = {"source": "command", "command": ["sh", "-c", script]}
+    for _ in create_input("camera", options, CLOCK).samples(stop):
+        stop.set()
+        break
+    assert not Path("/proc", pid.read_text().strip()).exists()
 
 
 # Frames.
@@ -397,3 +462,73 @@ def test_a_flow_sends_results_and_errors_to_every_output(engine, echo, caplog) -
     assert two["prediction"]["text"] == "two"
     assert source.told == [True, False, True]
     assert "this output is broken" in caplog.text
+
+
+class Closing(Kept):
+    def __init__(self, fails: bool = False) -> None:
+        super().__init__()
+        self.closed = False
+        self._fails = fails
+
+    def close(self) -> None:
+        self.closed = True
+        if self._fails:
+            raise OSError("it does not close")
+
+
+class Ending(Given):
+    def samples(self, stop: threading.Event) -> Iterator[Sample]:
+        yield from super().samples(stop)
+        raise MissingToolError("the camera's program has gone")
+
+
+def test_the_outputs_of_a_flow_are_closed_however_it_ends(engine, echo) -> None:
+    echo()
+    outputs = (Closing(fails=True), Closing())
+    run_flow(Flow(Given(b"one"), "echo", outputs), engine, threading.Event(), time.time)
+    assert [output.closed for output in outputs] == [True, True]
+    last = Closing()
+    with pytest.raises(MissingToolError):
+        run_flow(Flow(Ending(b"one"), "echo", (last,)), engine, threading.Event(), time.time)
+    assert last.closed
+    assert len(last.results) == 1
+
+
+def test_samples_wait_for_a_model_that_does_not_serve_yet(engine, echo, caplog) -> None:
+    source, kept, stop = Given(b"one", b"two"), Kept(), threading.Event()
+    caplog.set_level("INFO")
+    thread = threading.Thread(
+        target=run_flow, args=(Flow(source, "echo", (kept,)), engine, stop, time.time)
+    )
+    thread.start()
+    time.sleep(0.3)
+    assert source.told == []
+    echo()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert [result["prediction"]["text"] for result in kept.results] == ["one", "two"]
+    assert source.told == [True, True]
+    assert caplog.text.count('waits for the model "echo"') == 1
+
+
+def test_a_flow_that_waits_for_its_model_ends_when_it_is_told_to(engine) -> None:
+    source, stop = Given(b"one"), threading.Event()
+    thread = threading.Thread(
+        target=run_flow, args=(Flow(source, "echo", ()), engine, stop, time.time)
+    )
+    thread.start()
+    time.sleep(0.1)
+    stop.set()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert source.told == []
+
+
+def test_a_prediction_that_json_has_no_form_for_is_an_error(engine, echo) -> None:
+    echo().version = float("nan")  # type: ignore[assignment]
+    source, kept = Given(b"one"), Kept()
+    run_flow(Flow(source, "echo", (kept,)), engine, threading.Event(), time.time)
+    (result,) = kept.results
+    assert "prediction" not in result
+    assert result["error"] == "the prediction is not finite"
+    assert source.told == [False]

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -50,6 +52,28 @@ def test_a_file_that_cannot_be_written_is_counted(tmp_path: Path) -> None:
     assert output.lost == 1
     with pytest.raises(ConfigError, match="no such folder"):
         create_output("file", {"path": "/no/such/r"})
+
+
+def test_half_a_line_spoils_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "r"
+    path.write_bytes(b'{"n":0}\n{"n":')  # as a crash may leave it
+    output: Any = create_output("file", {"path": str(path)})
+    output.send({"n": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 3, before[1]))
+        output.send({"n": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    output.send({"n": 3})
+    assert output.lost == 1
+    good = []
+    for line in path.read_text().splitlines():
+        with contextlib.suppress(ValueError):
+            good.append(json.loads(line)["n"])
+    assert good == [0, 1, 3]
 
 
 class Receiver:

@@ -1,0 +1,81 @@
+"""The agent as a whole, in this process: how it begins and how it ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekit.agent.config import Config, FlowSettings, Http
+from edgekit.agent.flows import Flow
+from edgekit.agent.main import Agent
+from edgekit.agent.slots import Trust, open_slots, read_states
+from edgekit.runtime.trial_state import Order, Phase, State
+from edgekit.wire.errors import ConfigError
+from edgekit.wire.messages import Message
+from tests.agent_board import until
+
+SHA256 = "ab" * 32
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return Config("lab", "board-1", "rpi5", tmp_path / "state", (), http=Http(port=0))
+
+
+def with_flow(config: Config, **source: Any) -> Config:
+    return dataclasses.replace(config, flows=(FlowSettings(source, "m", ()),))
+
+
+def events(agent: Agent) -> list[Message]:
+    batch = agent.outbox.batch()
+    return [m for m in batch.messages if m.kind == "event"] if batch else []
+
+
+def test_wrong_settings_of_a_flow_are_not_the_fault_of_a_bundle_on_trial(config: Config) -> None:
+    config.state_dir.mkdir()
+    slots = open_slots(config.state_dir / "slots", Trust(()))
+    slots.path(SHA256).parent.mkdir()
+    slots.path(SHA256).write_bytes(b"x")
+    order = Order("o-1", SHA256, 1, 1, 4e9)
+    slots.commit("m", State(phase=Phase.TRIAL, order=order))
+    slots.close()
+    for _ in range(3):
+        agent = Agent(with_flow(config, kind="folder", path="/no/such/folder"))
+        with pytest.raises(ConfigError, match="no such folder"):
+            agent.run()
+    state = read_states(config.state_dir / "slots")["m"]
+    assert (state.phase, state.restarts) == (Phase.TRIAL, 0)
+    # And the folder is free for the next one.
+    open_slots(config.state_dir / "slots", Trust(())).close()
+
+
+def test_an_agent_that_ends_leaves_no_camera_running(config: Config, tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    command = ["sh", "-c", f"echo $$ > {pid}.part; mv {pid}.part {pid}; exec sleep 600"]
+    agent = Agent(with_flow(config, kind="camera", source="command", command=command))
+    thread = threading.Thread(target=agent.run)
+    thread.start()
+    until(pid.exists)
+    agent.stop()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert not Path("/proc", pid.read_text().strip()).exists()
+
+
+class Buggy:
+    def samples(self, _stop: threading.Event) -> Iterator[Any]:
+        raise ZeroDivisionError("a bug")
+
+
+def test_a_flow_that_a_bug_ends_is_told_of(config: Config) -> None:
+    agent = Agent(config)
+    agent.flows.run(Flow(Buggy(), "m"))
+    (event,) = events(agent)
+    assert (event.values["what"], event.values["model"]) == ("flow-ended", "m")
+    assert "a bug" in str(event.values["why"])
+    agent._close()
