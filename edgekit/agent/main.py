@@ -44,7 +44,7 @@ from edgekit.agent.session import Address, Protocol, Tls
 from edgekit.agent.signatures import apart
 from edgekit.agent.slots import Trust, open_slots
 from edgekit.agent.status import status_document, write_status
-from edgekit.agent.telemetry import Collector, Served
+from edgekit.agent.telemetry import Collector, Queue, Served
 from edgekit.runtime import trial_events as on
 from edgekit.runtime.trial_events import CLOCK_SET_S, Event, Instant
 from edgekit.wire.canonical import Json
@@ -263,9 +263,16 @@ class Agent:
 
     def _served(self) -> dict[str, Served]:
         return {
-            name: Served(s.sha256, s.meter, lambda name=name: self.engine.stats(name).queued)  # type: ignore[misc]
-            for name, s in self.models.served.items()
+            name: Served(serving.sha256, serving.meter, self._queue(name))
+            for name, serving in self.models.served.items()
         }
+
+    def _queue(self, name: str) -> Queue | None:
+        try:
+            stats = self.engine.stats(name)
+        except UnknownModelError:
+            return None  # it has just gone
+        return Queue(stats.queued, stats.rejected + stats.dropped)
 
     def _make_link(self) -> Link | None:
         broker = self.config.broker

@@ -49,7 +49,6 @@ class ModelStats:
     Attributes:
         requests: Answered or failed.
         errors: Of these, failed.
-        rejected: Turned away, for the queue was full.
         latency: Of those answered.
         classes: Their answers.
         confidence: Of the answers.
@@ -58,26 +57,18 @@ class ModelStats:
 
     requests: int
     errors: int
-    rejected: int
     latency: LatencyHistogram
     classes: ClassMix
     confidence: ValueSketch
     values: Mapping[str, ValueSketch]
 
-    def to_json(self, queue: int | None, reference: ModelReference) -> dict[str, Json]:
-        """Return what a sample says of the model.
+    def to_json(self, reference: ModelReference) -> dict[str, Json]:
+        """Return what a sample says of the model, but for its queue.
 
         Args:
-            queue: Requests that wait now; None where there is no queue.
             reference: Of the bundle.
         """
-        values: dict[str, Json] = {
-            "requests": self.requests,
-            "errors": self.errors,
-            "rejected": self.rejected,
-        }
-        if queue is not None:
-            values["queue"] = queue
+        values: dict[str, Json] = {"requests": self.requests, "errors": self.errors}
         if self.latency.count:
             values["latency_ms"] = self.latency.to_json()
         outputs: dict[str, Json] = {}
@@ -126,11 +117,6 @@ class Meter:
             self._requests += 1
             self._errors += 1
 
-    def rejected(self) -> None:
-        """Count a request that was turned away."""
-        with self._lock:
-            self._rejected += 1
-
     def saw_class(self, label: str, confidence: float | None = None) -> None:
         """Count one answer.
 
@@ -160,7 +146,6 @@ class Meter:
             stats = ModelStats(
                 self._requests,
                 self._errors,
-                self._rejected,
                 self._latency,
                 self._classes,
                 self._confidence,
@@ -170,12 +155,25 @@ class Meter:
             return stats
 
     def _clear(self) -> None:
-        self._requests = self._errors = self._rejected = 0
+        self._requests = self._errors = 0
         self._latency = LatencyHistogram()
         self._classes = ClassMix()
         self._confidence = ValueSketch(CONFIDENCE.edges)
         names = sorted(self.reference.values)[:MAX_SKETCHES]
         self._values = {name: ValueSketch(self.reference.values[name].edges) for name in names}
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A model's queue.
+
+    Attributes:
+        waiting: Requests in it now.
+        turned_away: Requests that found it full, since the agent started.
+    """
+
+    waiting: int
+    turned_away: int
 
 
 @dataclass(frozen=True)
@@ -185,12 +183,12 @@ class Served:
     Attributes:
         bundle_sha256: Of its bundle.
         meter: What counts it.
-        queue: Tells how many requests wait; None where there is no queue.
+        queue: As it is now; None where there is none.
     """
 
     bundle_sha256: str
     meter: Meter
-    queue: Callable[[], int] | None = None
+    queue: Queue | None = None
 
 
 class Collector:
@@ -215,6 +213,7 @@ class Collector:
         self._outbox = outbox
         self._monotonic_s = monotonic_s
         self._since_s = monotonic_s()
+        self._turned_away: dict[str, int] = {}
 
     def sample(self) -> dict[str, Json]:
         """Return the values of one sample; the period ends now, and the next one begins."""
@@ -222,9 +221,12 @@ class Collector:
         period_s, self._since_s = now_s - self._since_s, now_s
         models: dict[str, Json] = {}
         for name, served in self._models().items():
-            queue = None if served.queue is None else served.queue()
-            stats = served.meter.take().to_json(queue, served.meter.reference)
-            models[name] = {"bundle": served.bundle_sha256[:12], **stats}
+            stats = served.meter.take().to_json(served.meter.reference)
+            models[name] = {
+                "bundle": served.bundle_sha256[:12],
+                **stats,
+                **self._queue(name, served),
+            }
         held = self._outbox()
         outbox: dict[str, Json] = {"messages": held.messages, "bytes": held.size_bytes}
         if held.drops:
@@ -237,3 +239,11 @@ class Collector:
             "outbox": outbox,
         }
         return values | ({"models": models} if models else {})
+
+    def _queue(self, name: str, served: Served) -> dict[str, Json]:
+        queue = served.queue
+        if queue is None:
+            return {}
+        before = self._turned_away.get(name, 0)
+        self._turned_away[name] = queue.turned_away
+        return {"rejected": queue.turned_away - before, "queue": queue.waiting}

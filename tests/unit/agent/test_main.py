@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 from collections.abc import Iterator
@@ -11,9 +12,14 @@ from typing import Any
 import pytest
 
 from edgekit.agent.config import Config, FlowSettings, Http
+from edgekit.agent.engine import predicting
 from edgekit.agent.flows import Flow
+from edgekit.agent.jobs import BusyError, ModelInfo
+from edgekit.agent.lane import Limits
 from edgekit.agent.main import Agent
+from edgekit.agent.serving import Serving
 from edgekit.agent.slots import Trust, open_slots, read_states
+from edgekit.runtime.pipeline import Pipeline
 from edgekit.runtime.trial_state import Order, Phase, State
 from edgekit.wire.errors import ConfigError
 from edgekit.wire.messages import Message
@@ -79,3 +85,45 @@ def test_a_flow_that_a_bug_ends_is_told_of(config: Config) -> None:
     assert (event.values["what"], event.values["model"]) == ("flow-ended", "m")
     assert "a bug" in str(event.values["why"])
     agent._close()
+
+
+class Shut:
+    """A task that waits for as long as the test wants."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+
+    def predict(self, _run: Any, _data: bytes) -> dict[str, Any]:
+        self.gate.wait(20)
+        return {}
+
+    def agreement(self, _reference: Any, _other: Any) -> Any:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def agent(config: Config) -> Iterator[Agent]:
+    made = Agent(config)
+    yield made
+    made._close()
+
+
+def test_telemetry_tells_who_found_the_queue_full(agent: Agent) -> None:
+    task = Shut()
+    info = ModelInfo("m", "1", "M", "tensors")
+    agent.engine.serve(info, Pipeline(task, lambda _feeds: {}), limits=Limits(queue=1))
+    agent.models._served["m"] = Serving(SHA256, 1)
+    for number in range(4):
+        with contextlib.suppress(BusyError):
+            agent.engine.submit("m", predicting(b"x"), lambda _job: None)
+        if not number:
+            until(lambda: agent.engine.stats("m").running)
+    sample = agent.collector.sample()
+    task.gate.set()
+    assert sample["models"]["m"]["rejected"] == 2  # type: ignore[index, call-overload]
+    assert sample["models"]["m"]["queue"] == 1  # type: ignore[index, call-overload]
+
+
+def test_a_model_that_has_just_gone_does_not_end_the_agent(agent: Agent) -> None:
+    agent.models._served["gone"] = Serving(SHA256, 1)
+    assert "gone" in agent.collector.sample()["models"]  # type: ignore[operator]

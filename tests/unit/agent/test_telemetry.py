@@ -6,7 +6,7 @@ import json
 import random
 
 from edgekit.agent.outbox import OutboxStats
-from edgekit.agent.telemetry import Collector, Meter, ModelReference, Served
+from edgekit.agent.telemetry import Collector, Meter, ModelReference, Queue, Served
 from edgekit.runtime.sketches import LatencyHistogram, ValueSketch, make_reference
 from edgekit.wire.messages import MAX_MESSAGE_BYTES, Message, parse_message
 
@@ -35,12 +35,11 @@ def busy_meter(mean: float = 0.5) -> Meter:
         meter.saw_value("input.brightness", GENERATOR.gauss(mean, 0.1))
         meter.saw_value("input.unknown", 1.0)
     meter.failed()
-    meter.rejected()
     return meter
 
 
 def test_a_sample_holds_the_board_the_models_and_the_outbox() -> None:
-    served = Served("ab" * 32, busy_meter(), lambda: 2)
+    served = Served("ab" * 32, busy_meter(), Queue(waiting=2, turned_away=1))
     sample = collector({"pets": served}, [10.0, 11.5], EMPTY).sample()
     assert sample["period_s"] == 1.5
     assert sample["vitals"] == {"cpu_share": 0.2}
@@ -65,12 +64,22 @@ def test_the_next_sample_begins_anew_and_the_two_merge() -> None:
     second = together.sample()["models"]["pets"]
     third = together.sample()["models"]["pets"]
     assert second["requests"] == 1
-    assert third == {"bundle": "ab" * 6, "requests": 0, "errors": 0, "rejected": 0}
+    assert third == {"bundle": "ab" * 6, "requests": 0, "errors": 0}
     parts = [LatencyHistogram.from_json(p["latency_ms"]) for p in (first, second)]
     assert parts[0].merged(parts[1]).count == 301
     reference = REFERENCE.values["input.brightness"]
     sketch = ValueSketch.from_json(first["drift"]["input.brightness"]["sketch"], reference)
     assert sum(sketch.counts) == 300
+
+
+def test_who_is_turned_away_is_counted_once() -> None:
+    models = {"pets": Served("ab" * 32, Meter(), Queue(0, 0))}
+    together = collector(models, [0.0, 1.0, 2.0, 3.0, 4.0], EMPTY)
+    counts = []
+    for turned_away in (0, 5, 5, 7):
+        models["pets"] = Served("cd" * 32, Meter(), Queue(1, turned_away))
+        counts.append(together.sample()["models"]["pets"]["rejected"])
+    assert counts == [0, 5, 0, 2]
 
 
 def test_drift_is_told_and_its_absence_too() -> None:
