@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MAX_TOPIC = 1000
 _KEEPALIVE_S = 60
+# The rest of a packet: a topic of up to 64 KiB, and what is a little too large and only counted.
+_ROOM_BYTES = 128 << 10
 
 
 @dataclass(frozen=True)
@@ -67,28 +69,31 @@ def read_broker(opts: Options, *, wildcards: bool) -> BrokerOptions:
     )
 
 
-def make_client(options: BrokerOptions, *, waiting: int = 0) -> Client:
+def make_client(options: BrokerOptions, *, waiting: int = 0, max_bytes: int = 0) -> Client:
     """Return a client that is not yet connected; it reconnects after 1 s, up to a minute.
 
     Args:
         options: Where and as whom.
         waiting: Most messages that wait while the broker is away; 0 sets no limit.
+        max_bytes: Of a payload that comes; a much larger one ends the connection.
 
     Raises:
         MissingToolError: paho-mqtt is not installed.
         ConfigError: The certificate cannot be read.
     """
     try:
-        from paho.mqtt.client import Client
         from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+        from edgekit.agent.session import BoundedClient
     except ImportError as error:
         raise MissingToolError("MQTT needs paho-mqtt", hint="pip install paho-mqtt") from error
     # 3.1.1 is what every broker speaks; nothing here needs more.
-    client = Client(
+    client = BoundedClient(
         CallbackAPIVersion.VERSION2,
         client_id=options.client_id,
         protocol=MQTTProtocolVersion.MQTTv311,
     )
+    client.most_bytes = max_bytes + _ROOM_BYTES
     if options.username is not None:
         client.username_pw_set(options.username, options.password)
     if options.ca_file is not None:

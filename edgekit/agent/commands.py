@@ -129,7 +129,10 @@ def failed(command_id: str, error: str, hint: str = "") -> bytes:
 def _refusal(payload: bytes, error: TrustError) -> bytes:
     """Return an error reply if the id can be read, else raise."""
     document = parse_object(payload, "command", most_bytes=MAX_CONTROL_BYTES)
-    named = canonical_json({"id": document.get("id"), "name": "x", "args": {}})
+    try:
+        named = canonical_json({"id": document.get("id"), "name": "x", "args": {}})
+    except ValueError:  # NaN, or half of a surrogate pair
+        raise error from None
     return failed(parse_command(named).id, str(error), "docs/mqtt.md has the form of a command")
 
 

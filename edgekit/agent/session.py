@@ -106,11 +106,20 @@ class Address:
         return "-".join(parts)
 
 
-class _Client(mqtt.Client):
-    """paho's client with a bound on what it reads: 3.1.1 cannot tell the broker of one."""
+class BoundedClient(mqtt.Client):
+    """paho's client with a bound on what it reads: 3.1.1 cannot tell the broker of one.
+
+    Attributes:
+        most_bytes: Of one packet; a larger one ends the connection before it is read.
+    """
+
+    most_bytes = _MAX_WIRE_BYTES
 
     def _sock_recv(self, bufsize: int) -> bytes:
-        if bufsize > _MAX_WIRE_BYTES:
+        if bufsize > self.most_bytes:
+            log.warning(
+                "a packet of %d bytes, of at most %d, is not read", bufsize, self.most_bytes
+            )
             raise ConnectionError(f"a packet of {bufsize} bytes")
         return super()._sock_recv(bufsize)
 
@@ -155,7 +164,7 @@ class Session:
         self.problem = ""
         self.bad_version = False
         five = protocol == "5"
-        self._client = client = _Client(
+        self._client = client = BoundedClient(
             CallbackAPIVersion.VERSION2,
             client_id=address.client_id(role),
             clean_session=None if five else True,

@@ -1,7 +1,8 @@
 """Messages of an MQTT topic: every payload is a sample.
 
 Options: those of :mod:`edgekit.agent.broker`, and
-    max_bytes: A larger payload is left out, default 8 MiB.
+    max_bytes: A larger payload is left out, default 8 MiB; a much larger one is not even read: the
+        connection is closed and made again.
     queue: Most payloads that wait; the oldest goes first; default 16.
 """
 
@@ -42,7 +43,7 @@ class Topic:
             ConfigError: The certificate cannot be read.
         """
         waiting: Latest[tuple[bytes, str]] = Latest(self.queue)
-        client = make_client(self.broker)
+        client = make_client(self.broker, max_bytes=self.max_bytes)
 
         def connected(_client: Any, _data: Any, _flags: Any, code: Any, _more: Any) -> None:  # noqa: ANN401 - paho's
             if code.is_failure:

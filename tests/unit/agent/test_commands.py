@@ -208,3 +208,10 @@ def test_a_receiver_with_a_bug_is_counted() -> None:
     device.inbox.receive(topic("f", "d", "desired"), b"{}", retained=True)
     device.inbox.receive(topic("f", "d", "desired"), b"", retained=True)
     assert (device.inbox.failed, device.inbox.received) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ['"\\ud800"', "NaN", "1e999", '["x"]', "{}"])
+def test_an_id_that_no_reply_can_repeat_is_refused(name: str) -> None:
+    commands = Commands({})
+    with pytest.raises(TrustError):
+        commands.accept(f'{{"id":{name},"name":1,"args":{{}}}}'.encode())

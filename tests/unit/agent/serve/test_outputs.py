@@ -7,8 +7,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -262,3 +264,38 @@ def test_a_broker_that_is_away_costs_the_rest_alone() -> None:
 def test_wrong_broker_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         create_output("mqtt", options)
+
+
+def test_a_huge_message_is_not_read_and_the_next_one_is(broker: int) -> None:
+    topic = "edge/huge/in"
+    options = {"host": "127.0.0.1", "port": broker, "topic": topic, "max_bytes": 1000}
+    source: Any = create_input("mqtt", options, time.monotonic)
+    stop, got = threading.Event(), []
+
+    def run() -> None:
+        got.extend(sample.data for sample in source.samples(stop))
+
+    def publish(payload: str) -> None:
+        script = (
+            f"from paho.mqtt import publish; publish.single('{topic}', {payload}, 1, port={broker})"
+        )
+        subprocess.run([sys.executable, "-c", script], check=True)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        end = time.monotonic() + 20
+        while not got and time.monotonic() < end:
+            publish("b'first'")  # until it has subscribed
+        tracemalloc.start()
+        publish("bytes(30_000_000)")
+        seen = len(got)
+        while len(got) == seen and time.monotonic() < end:
+            publish("b'next'")
+        assert got[-1] == b"next"
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+        stop.set()
+        thread.join(10)
+    assert not thread.is_alive()
