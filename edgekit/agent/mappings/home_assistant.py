@@ -111,6 +111,7 @@ class HomeAssistant:
         self._models = _noted(self._file)
         self._gone: frozenset[str] = frozenset()
         self._next_s = 0.0
+        self._serving: frozenset[str] = frozenset()
         self._place = f"{settings.prefix}/device/{'/'.join(map(_plain, device))}"
 
     def publications(self, *, fresh: bool) -> list[Publication]:
@@ -120,12 +121,13 @@ class HomeAssistant:
             fresh: Whether the connection has just been made.
         """
         now_s = self._monotonic_s()
-        if not fresh and now_s < self._next_s:
+        serving = self._readings.models
+        if not fresh and now_s < self._next_s and serving == self._serving:
             return []
         values = self._readings.values()
         if not any(values.values()):  # the first sample is still to come
             return []
-        self._next_s = now_s + self._settings.period_s
+        self._next_s, self._serving = now_s + self._settings.period_s, serving
         due = []
         if self._learn(values) or fresh:
             config = json.dumps(self._config(), ensure_ascii=False, sort_keys=True)
@@ -194,8 +196,9 @@ def _vitals(keys: Collection[str], device: str) -> dict[str, dict[str, Any]]:
 def _model(model: str, device: str) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for key, (name, facts) in _MODELS.items():
-        # Home Assistant reads "None" as not known: no latency before the first request.
-        place = f"value_json.models[{json.dumps(model)}].{key}"
+        # Home Assistant reads "None" as not known: no latency before the first request. A model
+        # that is not there at all is an error in its log without the other default.
+        place = f"(value_json.models[{json.dumps(model)}] | default({{}})).{key}"
         found[f"{_plain(model)}-{key}"] = {
             "platform": "sensor",
             "name": f"{model} {name}",

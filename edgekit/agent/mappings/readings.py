@@ -73,6 +73,12 @@ class Readings:
                 for name in sorted(models)[:MAX_MODELS]:
                     _add(self._models.setdefault(name, _Model()), models[name])
 
+    @property
+    def models(self) -> frozenset[str]:
+        """The models of the last sample."""
+        with self._lock:
+            return frozenset(self._models)
+
     def values(self) -> dict[str, dict[str, Scalar]]:
         """Return what is known now: ``{"": vitals, MODEL: values of the model, …}``.
 

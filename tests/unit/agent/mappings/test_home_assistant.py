@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2 import Environment, StrictUndefined
 
 from edgekit.agent.config import HomeAssistantSettings
 from edgekit.agent.mappings.home_assistant import TOLD_FILE, HomeAssistant
@@ -131,11 +132,32 @@ def test_every_template_names_a_value_that_is_sent() -> None:
     assert len(parts) == len(VITALS) + 4
     for component in parts.values():
         template = component["value_template"]
-        path = re.fullmatch(r"\{\{ value_json([^|]*?)( \| default\('None'\))? \}\}", template)
+        path = re.fullmatch(r"\{\{ (.+) \| default\('None'\) \}\}", template)
         assert path, template
         found = shown
-        for part in re.findall(r'\["([^"]+)"\]|\.(\w+)', path[1]):
+        for part in re.findall(r'\["([^"]+)"\]|\.(\w+)', path[1].removeprefix("(value_json")):
             found = found[part[0] or part[1]]
+
+
+@pytest.mark.parametrize("shown", [{}, {"models": {}}, {"models": {"pets": {}}, "vitals": {}}])
+def test_a_value_that_is_not_there_is_no_error_in_home_assistant(shown: dict[str, Any]) -> None:
+    strict = Environment(undefined=StrictUndefined, autoescape=True)
+    mapping, readings, _ = made()
+    readings.take(sample("pets"))
+    context = {"value_json": {"vitals": {}, "models": {}} | shown}
+    for component in components(mapping).values():
+        template = strict.from_string(component["value_template"])
+        assert template.render(context) == "None"
+
+
+def test_values_do_not_wait_for_the_period_when_a_model_begins_to_serve() -> None:
+    mapping, readings, _ = made(expected={"pets"})
+    readings.take(sample())
+    mapping.publications(fresh=True)
+    readings.take(sample("pets"))
+    values = mapping.publications(fresh=False)[-1]
+    assert json.loads(values.payload)["models"]["pets"]["requests"] == 3
+    assert mapping.publications(fresh=False) == []
 
 
 def test_totals_grow_and_the_announcement_is_not_repeated() -> None:
