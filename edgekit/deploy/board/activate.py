@@ -11,6 +11,7 @@ import json
 import os
 import pwd
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,14 @@ from edgekit.deploy.board.channel import (
     read_small,
 )
 from edgekit.deploy.board.environment import environment_path
-from edgekit.deploy.board.files import MARKER, alone, explaining, file_path, prepare
+from edgekit.deploy.board.files import (
+    MARKER,
+    alone,
+    explaining,
+    file_path,
+    prepare,
+    sync_folder,
+)
 from edgekit.deploy.board.look import MAX_SETTINGS_BYTES, serving
 
 _UNIT = Path("/etc/systemd/system") / UNIT
@@ -85,7 +93,8 @@ def activate(request: Request, channel: Channel) -> dict[str, Any]:
             _undo(place, before)
             if isinstance(error, BoardError):
                 raise
-            raise BoardError(f"{error.filename}: {error.strerror}") from error
+            where = error.filename or place.prefix
+            raise BoardError(f"{where}: {error.strerror}") from error
         _tidy(place, path, settings, before)
     return {"changed": True, "phase": phase}
 
@@ -129,28 +138,46 @@ def _switch(place: Place, link: str) -> None:
     partial.unlink(missing_ok=True)
     partial.symlink_to(link)
     partial.replace(place.current)
+    sync_folder(place.prefix)
 
 
 def _undo(place: Place, before: _Before) -> None:
-    """Put back what was there, and let it run as it ran. What fails here is told nowhere else."""
-    with contextlib.suppress(BoardError, OSError):
-        stop(place)
-    if place.user is not None and before.unit is None:
-        with contextlib.suppress(BoardError, OSError):
-            remove_service(place, purge=False)
-    if before.unit is not None:
-        _write(_UNIT, before.unit)
-        system("systemctl", "daemon-reload")
-    if before.settings is None:
-        place.config.unlink(missing_ok=True)
-    else:
-        _write(place.config, before.settings)
-    if before.link is None:
-        place.current.unlink(missing_ok=True)
-    else:
-        _switch(place, before.link)
+    """Put back what was there, and let it run as it ran. What fails here is told nowhere else.
+
+    Whatever cannot be put back, the rest is: a disk that is full must not cost the board its agent.
+    """
+    parts: list[Callable[[], object]] = [lambda: stop(place)]
+    if place.user is not None:
+        parts.append(lambda: _undo_unit(place, before.unit))
+    parts.append(lambda: _undo_settings(place, before.settings))
+    parts.append(lambda: _undo_link(place, before.link))
     if before.ran:
-        start(place)
+        parts.append(lambda: start(place))
+    for put_back in parts:
+        with contextlib.suppress(BoardError, OSError):
+            put_back()
+
+
+def _undo_unit(place: Place, unit: bytes | None) -> None:
+    if unit is None:
+        remove_service(place, purge=False)
+    elif read_small(_UNIT, MAX_SETTINGS_BYTES) != unit:
+        _write(_UNIT, unit)
+        system("systemctl", "daemon-reload")
+
+
+def _undo_settings(place: Place, settings: bytes | None) -> None:
+    if settings is None:
+        place.config.unlink(missing_ok=True)
+    elif read_small(place.config, MAX_SETTINGS_BYTES) != settings:
+        _write(place.config, settings)
+
+
+def _undo_link(place: Place, link: str | None) -> None:
+    if link is None:
+        place.current.unlink(missing_ok=True)
+    elif not place.current.is_symlink() or str(place.current.readlink()) != link:
+        _switch(place, link)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -158,15 +185,20 @@ def _write(path: Path, data: bytes) -> None:
     like = path.stat() if path.exists() else None
     partial = path.with_name(f".{path.name}.new")
     partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        if like is not None:
-            os.fchmod(file.fileno(), like.st_mode & 0o777)
-            if os.geteuid() == 0:
-                os.fchown(file.fileno(), like.st_uid, like.st_gid)
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with os.fdopen(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            if like is not None:
+                os.fchmod(file.fileno(), like.st_mode & 0o777)
+                if os.geteuid() == 0:
+                    os.fchown(file.fileno(), like.st_uid, like.st_gid)
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
 
 
 def _link_text(path: Path) -> str:

@@ -21,12 +21,15 @@ from edgekit.deploy.board.channel import (
     python_of,
     read_small,
 )
+from edgekit.deploy.board.files import file_path
 from edgekit.deploy.board.look import read_status
 
 UNIT = "edgekit-agent.service"
 _STOP_S = 25.0
 _POLL_S = 0.25
 _SETTLED_S = 15.0
+# The agent reads a bundle of its settings twice before it takes it, from a card that may be slow.
+_READ_BYTES_PER_S = 10e6
 _GONE_S = 2.0
 _LOG_BYTES = 1 << 22
 _RESTING = ("idle", "confirmed", "reverted")
@@ -147,12 +150,13 @@ def stop(place: Place) -> bool:
         return ran
     pid = main_pid(place)
     if pid is not None:
-        os.kill(pid, signal.SIGTERM)
         until = time.monotonic() + _STOP_S
-        while main_pid(place) == pid:
-            if time.monotonic() > until:
-                os.kill(pid, signal.SIGKILL)
-            time.sleep(_POLL_S)
+        with contextlib.suppress(ProcessLookupError):  # it may end by itself meanwhile
+            os.kill(pid, signal.SIGTERM)
+            while main_pid(place) == pid:
+                if time.monotonic() > until:
+                    os.kill(pid, signal.SIGKILL)
+                time.sleep(_POLL_S)
     place.pid_file.unlink(missing_ok=True)
     return pid is not None
 
@@ -182,7 +186,7 @@ def wait_until_serving(place: Place, pid: int | None, request: Request) -> str:
     Args:
         place: Where it lies.
         pid: Its process.
-        request: With ``model``, ``sha256`` and ``wait_s``.
+        request: With ``model``, ``sha256``, ``bundle_name`` and ``wait_s``.
 
     Returns:
         The phase of the model's slot.
@@ -191,6 +195,8 @@ def wait_until_serving(place: Place, pid: int | None, request: Request) -> str:
         BoardError: It ended, refused the bundle, or took too long.
     """
     model, sha256 = request["model"], request["sha256"]
+    bundle = file_path(place.prefix, sha256, request["bundle_name"])
+    most_settled_s = _SETTLED_S + bundle.stat().st_size / _READ_BYTES_PER_S
     until = time.monotonic() + request["wait_s"]
     settled_at = seen_at = time.monotonic()
     while time.monotonic() < until:
@@ -206,7 +212,7 @@ def wait_until_serving(place: Place, pid: int | None, request: Request) -> str:
         if slot.get("serves_sha256") == sha256:
             return str(slot["phase"])
         if slot.get("phase") in _RESTING and not _is_coming(slot, sha256):
-            if time.monotonic() - settled_at > _SETTLED_S:
+            if time.monotonic() - settled_at > most_settled_s:
                 reason = printable(str(slot.get("reason") or "it was not taken"))
                 raise BoardError(
                     f"the agent does not serve the bundle: {reason}", said=last_words(place)

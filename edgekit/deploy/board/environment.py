@@ -51,6 +51,8 @@ def make_environment(request: Request, channel: Channel) -> dict[str, Any]:
         _make(path, channel)
         _install(path, prefix, request, channel)
         _try_out(path, channel)
+        # A power cut a second later would leave it called complete, and its files empty.
+        os.sync()
         with explaining(path):
             (path / COMPLETE).write_text(json.dumps({"extras": request["extras"]}))
     return {"changed": True}

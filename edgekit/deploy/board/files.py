@@ -116,6 +116,16 @@ def _receive(prefix: Path, item: dict[str, Any], channel: Channel) -> None:
     part.chmod(0o644)
     path.parent.mkdir(exist_ok=True)
     part.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the medium."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _copy(channel: Channel, file: Any, offset: int, size_bytes: int, name: str) -> None:  # noqa: ANN401
