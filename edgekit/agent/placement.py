@@ -7,28 +7,17 @@ manifest's; what it makes of float32 nodes (fused, folded, reordered) has other 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from edgekit.runtime.pipeline import MODEL_MEMBER, Pipeline
-from edgekit.runtime.session import (
-    DISABLED_OPTIMIZERS,
-    OPTIMIZATION_LEVEL,
-    import_onnxruntime,
-    runner,
-)
+from edgekit.runtime.session import end_profile, open_session, runner
 from edgekit.runtime.tasks import create_task
 from edgekit.wire.bundle import Bundle
-from edgekit.wire.errors import BuildError
 from edgekit.wire.manifest import Placement
 from edgekit.wire.selftest import Placed
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 MAX_PROFILE_BYTES = 64 << 20
 # onnxruntime's own integer operators, by the name that a manifest has for them.
@@ -74,17 +63,10 @@ def profile_placement(bundle: Bundle, sample: bytes, folder: Path) -> Found | No
     manifest = bundle.manifest
     files = {name: bundle.read(member) for name, member in manifest.pipeline.files.items()}
     task = create_task(manifest.pipeline.task, manifest.pipeline.options, files)
-    session = _profiling_session(bundle.read(MODEL_MEMBER), folder / "profile")
+    model, prefix = bundle.read(MODEL_MEMBER), folder / "profile"
+    session = open_session(model, profile_to=prefix)
     Pipeline(task, runner(session)).predict(sample)
-    profile = Path(session.end_profiling())
-    try:
-        if profile.stat().st_size > MAX_PROFILE_BYTES:
-            return None
-        return read_profile(json.loads(profile.read_bytes()))
-    except (OSError, ValueError):
-        return None
-    finally:
-        profile.unlink(missing_ok=True)
+    return read_profile(end_profile(session, MAX_PROFILE_BYTES))
 
 
 def read_profile(events: object) -> Found | None:
@@ -132,24 +114,3 @@ def compare_placement(expected: Iterable[Placement], found: Found) -> tuple[Plac
         )
         for row in expected
     )
-
-
-def _profiling_session(model: bytes, prefix: Path) -> onnxruntime.InferenceSession:
-    """Open a session as :func:`edgekit.runtime.session.open_session` does, with the profiler on."""
-    ort: Any = import_onnxruntime()
-    options = ort.SessionOptions()
-    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, OPTIMIZATION_LEVEL)
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.enable_profiling = True
-    options.profile_file_prefix = str(prefix)
-    try:
-        return ort.InferenceSession(
-            model,
-            options,
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=list(DISABLED_OPTIMIZERS),
-        )
-    except Exception as error:
-        raise BuildError(f"onnxruntime cannot load the model: {error}") from error

@@ -6,7 +6,6 @@ and what a call takes without it stands elsewhere in the document.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.runtime.pipeline import MODEL_MEMBER, Pipeline
-from edgekit.runtime.session import (
-    DISABLED_OPTIMIZERS,
-    OPTIMIZATION_LEVEL,
-    import_onnxruntime,
-    runner,
-)
+from edgekit.runtime.session import end_profile, open_session, runner
 from edgekit.runtime.tasks import Task
 from edgekit.wire.canonical import Json
-from edgekit.wire.errors import BuildError
 
 MAX_PROFILE_BYTES = 256 << 20
 # The document travels in one MQTT message of 64 KiB.
@@ -70,7 +63,8 @@ def profile(
     Raises:
         BuildError: The model cannot be loaded or run.
     """
-    session = _profiling_session(read(MODEL_MEMBER), folder / "profile", threads)
+    prefix = folder / "profile"
+    session = open_session(read(MODEL_MEMBER), threads=threads, profile_to=prefix)
     pipeline = Pipeline(task, runner(session))
     began, done = clock_s(), 0
     while done < MAX_CALLS and (done < 2 or clock_s() - began < seconds):  # noqa: PLR2004 - the first warms up
@@ -78,15 +72,7 @@ def profile(
             break
         pipeline.predict(samples[done % len(samples)])
         done += 1
-    path = Path(session.end_profiling())
-    try:
-        if path.stat().st_size > MAX_PROFILE_BYTES:
-            return None
-        return read_profile(json.loads(path.read_bytes()))
-    except (OSError, ValueError):
-        return None
-    finally:
-        path.unlink(missing_ok=True)
+    return read_profile(end_profile(session, MAX_PROFILE_BYTES))
 
 
 def read_profile(events: object) -> dict[str, Json] | None:
@@ -162,24 +148,3 @@ def _node(event: Mapping[str, Any], after_us: int) -> tuple[tuple[str, str, str]
         return None
     plain = "".join(c if c.isprintable() else "?" for c in name.removesuffix(_SUFFIX))
     return (plain[-MAX_NAME:] or f"{op} {args.get('node_index')}", op, provider), span_us
-
-
-def _profiling_session(model: bytes, prefix: Path, threads: int) -> Any:  # noqa: ANN401 - onnxruntime ships no types
-    """Open a session as :func:`edgekit.runtime.session.open_session` does, with the profiler on."""
-    ort: Any = import_onnxruntime()
-    options = ort.SessionOptions()
-    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, OPTIMIZATION_LEVEL)
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.enable_profiling = True
-    options.profile_file_prefix = str(prefix)
-    try:
-        return ort.InferenceSession(
-            model,
-            options,
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=list(DISABLED_OPTIMIZERS),
-        )
-    except Exception as error:
-        raise BuildError(f"onnxruntime cannot load the model: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -54,6 +55,7 @@ def open_session(
     arithmetic: Arithmetic | None = None,
     level: str = OPTIMIZATION_LEVEL,
     save_to: Path | None = None,
+    profile_to: Path | None = None,
 ) -> Any:  # noqa: ANN401 - onnxruntime ships no types
     """Open an ONNX Runtime CPU session.
 
@@ -63,6 +65,8 @@ def open_session(
         arithmetic: How this CPU multiplies int8; None detects it.
         level: Name of the graph optimization level.
         save_to: Where onnxruntime writes the optimized model, if anywhere.
+        profile_to: Beginning of the path of its profile, if it is to write one; see
+            :func:`end_profile`.
 
     Returns:
         An ``onnxruntime.InferenceSession``.
@@ -81,6 +85,9 @@ def open_session(
         options.add_session_config_entry("session.x64quantprecision", "1")
     if save_to is not None:
         options.optimized_model_filepath = str(save_to)
+    if profile_to is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_to)
     source = model if isinstance(model, bytes) else str(model)
     try:
         return ort.InferenceSession(
@@ -95,6 +102,29 @@ def open_session(
             hint="`edgekit inspect` lists operators that the runtime lacks",
             where=None if isinstance(model, bytes) else str(model),
         ) from error
+
+
+def end_profile(session: Any, most_bytes: int) -> object | None:  # noqa: ANN401 - onnxruntime ships no types
+    """End the profile of a session and remove its file.
+
+    Args:
+        session: Opened with ``profile_to``.
+        most_bytes: A larger profile is not read.
+
+    Returns:
+        What the profile says: a list of events in Chrome's trace format. None where it cannot be
+        read.
+    """
+    path = Path(session.end_profiling())
+    try:
+        if path.stat().st_size > most_bytes:
+            return None
+        events: object = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    finally:
+        path.unlink(missing_ok=True)
+    return events
 
 
 def runner(session: Any) -> Run:  # noqa: ANN401 - onnxruntime ships no types

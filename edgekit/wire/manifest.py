@@ -247,7 +247,7 @@ def parse_manifest(data: bytes, where: str = "manifest.json") -> Manifest:
         inputs=tuple(_tensor(item) for item in fields.objects("inputs")),
         outputs=tuple(_tensor(item) for item in fields.objects("outputs")),
         session=_session(fields.object("session")),
-        contract=tuple(_requirement(item) for item in fields.objects("contract")),
+        contract=tuple(map(Requirement.from_fields, fields.objects("contract"))),
         placement=tuple(_placement(item) for item in fields.objects("placement")),
         golden=_golden(fields.object("golden")),
         plan_sha256=fields.sha256("plan_sha256"),
@@ -335,19 +335,6 @@ def _session(fields: Fields) -> SessionOptions:
     )
     fields.close()
     return session
-
-
-def _requirement(fields: Fields) -> Requirement:
-    requirement = Requirement(
-        metric=fields.text("metric"),
-        minimum=fields.number("min") if fields.has("min") else None,
-        maximum=fields.number("max") if fields.has("max") else None,
-        vs=fields.choice("vs", ("absolute", "fp32")),
-    )
-    if requirement.minimum is None and requirement.maximum is None:
-        raise TrustError("a requirement needs a min or a max", where=fields.name)
-    fields.close()
-    return requirement
 
 
 def _placement(fields: Fields) -> Placement:

@@ -8,7 +8,8 @@ from enum import StrEnum
 from typing import Literal
 
 from edgekit.wire.canonical import Json
-from edgekit.wire.errors import ConfigError
+from edgekit.wire.errors import ConfigError, TrustError
+from edgekit.wire.strict import Fields
 
 
 class Kind(StrEnum):
@@ -107,6 +108,24 @@ class Requirement:
         if self.maximum is not None:
             document["max"] = self.maximum
         return document
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Requirement:
+        """Read the JSON form of a manifest that strangers wrote.
+
+        Raises:
+            TrustError: Not exactly that form.
+        """
+        requirement = cls(
+            metric=fields.text("metric"),
+            minimum=fields.number("min") if fields.has("min") else None,
+            maximum=fields.number("max") if fields.has("max") else None,
+            vs=fields.choice("vs", ("absolute", "fp32")),
+        )
+        if requirement.minimum is None and requirement.maximum is None:
+            raise TrustError("a requirement needs a min or a max", where=fields.name)
+        fields.close()
+        return requirement
 
 
 class Outcome(StrEnum):
