@@ -15,7 +15,7 @@ BENCH_ARGS ?=
 BIN := .venv/bin
 READY := .venv/.edgekit-ready
 
-.PHONY: help demo test test-slow lint docs check-install clean system-packages
+.PHONY: help demo test test-slow lint docs check-install check-mappings clean system-packages
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-15s %s\n", $$1, $$2}'
 	@for f in benchmarks/*.py; do test -f "$$f" && printf '  make bench-%-9s %s\n' "$$(basename $$f .py)" "$$(sed -n '1s/^"""//p' $$f)" || true; done
@@ -47,6 +47,9 @@ docs: $(READY) ## Write docs/reference from the code
 
 check-install: $(READY) ## Measure installed sizes and the start-up time
 	@$(BIN)/python tools/check_install.py
+
+check-mappings: $(READY) ## Try the mappings against a real Home Assistant and Sparkplug host
+	@$(BIN)/python tools/check_mappings.py
 
 bench-%: $(READY)
 	@test -f benchmarks/$*.py || { echo "error: no benchmark named $*; there are: $$(cd benchmarks && ls *.py | sed 's/\.py$$//' | tr '\n' ' ')" >&2; exit 2; }
