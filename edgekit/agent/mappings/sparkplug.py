@@ -217,6 +217,8 @@ class NodeLink:
             if now_s < next_s and not node.rebirth_asked:
                 continue
             values = self._values()
+            if not values:  # a birth has all metrics: the first sample is still to come
+                continue
             if birth_s < began_s or node.needs_birth(values):
                 if now_s - birth_s >= _REBIRTH_S:
                     birth_s = now_s
