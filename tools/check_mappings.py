@@ -52,7 +52,7 @@ def main() -> int:
             Checks(f"Home Assistant {version(hass, 'homeassistant')}"),
             Checks(f"Sparkplug 3.0.0 by pysparkplug {version(spb, 'pysparkplug')}"),
         )
-        print("  a real agent publishes; about three minutes", file=sys.stderr)
+        print("  a real agent publishes; about two minutes", file=sys.stderr)
         home = HomeAssistant(hass, Path(scratch) / "home")
         with Scenario(Path(scratch), home, spb, *tables) as scenario:
             scenario.run()

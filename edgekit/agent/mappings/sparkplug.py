@@ -18,8 +18,11 @@ from edgekit.agent.config import SparkplugSettings
 from edgekit.agent.mappings.readings import Readings, Scalar
 from edgekit.agent.mappings.sparkplug_payload import (
     BOOLEAN,
+    DOUBLE,
     INT64,
+    STRING,
     Metric,
+    Value,
     decode,
     encode,
     type_of,
@@ -38,6 +41,8 @@ _RETRY_S = 5.0
 _READY_WITHIN_S = 10.0
 # Somebody who asks for a birth again and again gets one at most this often.
 _REBIRTH_S = 1.0
+# What a model has from its first request on: null until then, so that a birth has all metrics.
+_LATER = {"p95_ms": DOUBLE, "last_class": STRING}
 
 log = logging.getLogger(__name__)
 
@@ -54,27 +59,27 @@ class Node:
         self.rebirth_asked = False
         self._seq = 0
         self._types: dict[str, int] = {}
-        self._said: dict[str, Scalar] = {}
+        self._said: dict[str, Value] = {}
 
     def death(self, time_ms: int) -> bytes:
         """Return the NDEATH of this connection: its number, and no sequence number."""
         return encode([Metric(BDSEQ, self.bdseq, INT64)], time_ms, None)
 
-    def birth(self, values: Mapping[str, Scalar], time_ms: int) -> bytes:
+    def birth(self, values: Mapping[str, Value], time_ms: int) -> bytes:
         """Return an NBIRTH: all metrics, and the sequence begins anew.
 
         Args:
-            values: Metrics by name.
+            values: Metrics by name; None for one of :data:`_LATER` that is not known yet.
             time_ms: Unix time in milliseconds.
         """
         self._seq = 0
         self.rebirth_asked = False
         self._said = dict(values)
-        self._types = {name: type_of(value) for name, value in values.items()}
+        self._types = {name: _type_of(name, value) for name, value in values.items()}
         head = [Metric(BDSEQ, self.bdseq, INT64), Metric(REBIRTH, False, BOOLEAN)]
         return encode([*head, *self._metrics(values)], time_ms, 0)
 
-    def data(self, values: Mapping[str, Scalar], time_ms: int) -> bytes | None:
+    def data(self, values: Mapping[str, Value], time_ms: int) -> bytes | None:
         """Return an NDATA with what has changed; None where nothing has.
 
         A metric that is not known any more is null.
@@ -92,7 +97,7 @@ class Node:
         nulls = [Metric(name, None, self._types[name]) for name in gone]
         return encode([*self._metrics(changed), *nulls], time_ms, self._seq, typed=False)
 
-    def needs_birth(self, values: Mapping[str, Scalar]) -> bool:
+    def needs_birth(self, values: Mapping[str, Value]) -> bool:
         """Tell whether a birth is asked for, or there is a metric that the last one had not."""
         return self.rebirth_asked or any(name not in self._types for name in values)
 
@@ -107,7 +112,7 @@ class Node:
         if any(metric.name == REBIRTH and metric.value is True for metric in decode(payload)):
             self.rebirth_asked = True
 
-    def _metrics(self, values: Mapping[str, Scalar]) -> list[Metric]:
+    def _metrics(self, values: Mapping[str, Value]) -> list[Metric]:
         return [Metric(name, value, self._types[name]) for name, value in values.items()]
 
 
@@ -232,12 +237,13 @@ class NodeLink:
             if payload is not None:
                 session.publish(self._topic("NDATA"), payload, qos=0)
 
-    def _values(self) -> dict[str, Scalar]:
-        return {
-            f"Models/{model}/{name}" if model else f"Vitals/{name}": value
-            for model, values in self._readings.values().items()
-            for name, value in values.items()
-        }
+    def _values(self) -> dict[str, Value]:
+        found: dict[str, Value] = {}
+        for model, values in self._readings.values().items():
+            later: dict[str, Scalar | None] = dict.fromkeys(_LATER) if model else {}
+            place = f"Models/{model}" if model else "Vitals"
+            found |= {f"{place}/{name}": value for name, value in (later | values).items()}
+        return found
 
     def _next_bdseq(self) -> int:
         """Return the number of the next connection, and note it for the one after it."""
@@ -257,3 +263,7 @@ class NodeLink:
 
     def _time_ms(self) -> int:
         return int(self._unix_s() * 1000)
+
+
+def _type_of(name: str, value: Value) -> int:
+    return _LATER[name.rpartition("/")[2]] if value is None else type_of(value)

@@ -47,6 +47,16 @@ def test_birth_death_and_data() -> None:
     assert sparkplug(gone)["metrics"] == {"b": (None, None)}
 
 
+def test_what_a_model_has_later_is_born_null_and_needs_no_other_birth() -> None:
+    node, name = Node(0), "Models/pets/last_class"
+    assert sparkplug(node.birth({name: None}, 0))["metrics"][name] == (12, None)
+    assert not node.needs_birth({name: "cat"})
+    assert node.data({name: None}, 1) is None
+    data = node.data({name: "cat"}, 2)
+    assert data is not None
+    assert sparkplug(data)["metrics"] == {name: (None, "cat")}
+
+
 @given(st.lists(st.one_of(st.just("birth"), st.just("data")), max_size=600))
 def test_the_sequence_has_no_gap_and_wraps(steps: list[str]) -> None:
     node, expected = Node(0), 0
