@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 import threading
 import time
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 # is the same order at every start, so one that was reverted is not tried again. Files of an image
 # may be dated 1970.
 _LOCAL_S = 20 * 365 * 86_400
+# Whoever may publish at the broker may send false orders, as fast as he likes.
+_QUIET_S = 60.0
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 OnOrder = Callable[[str, Event], None]
@@ -48,6 +51,7 @@ class Desk:
         unix_s: Unix time in seconds.
         on_order: Gets a model and the event of an order for it, from any thread.
         vitals: How the board is now; a benchmark tells it beside its times.
+        monotonic_s: A clock in seconds that never jumps.
     """
 
     def __init__(
@@ -58,6 +62,8 @@ class Desk:
         unix_s: Callable[[], float],
         on_order: OnOrder,
         vitals: Callable[[], Mapping[str, Json]] = dict,
+        *,
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
         self._boot_id = boot_id
@@ -70,6 +76,9 @@ class Desk:
         self._running: dict[str, Serving] = {}
         self._last: tuple[str, str, str | None] = ("idle", "", None)
         self._orders: dict[str, str] = {}
+        self._monotonic_s = monotonic_s
+        self._quiet_until_s = -math.inf
+        self._more_refused = 0
 
     def reports_to(self, report: Callable[[Reported], None]) -> None:
         """Send reports there."""
@@ -83,11 +92,24 @@ class Desk:
                 payload, self._config.trusted_keys, now_s=self._unix_s(), device=device
             )
         except EdgekitError as error:
-            log.warning("an order was refused: %s", error)
-            self._outbox.put("event", {"what": "order-refused", "why": error.message})
+            self._refused(error)
             return
         self._orders[desired.bundle_sha256] = desired.order_id
         self._on_order(desired.model, on.OrderReceived(Order.of(desired)))
+
+    def _refused(self, error: EdgekitError) -> None:
+        """Tell of a refused order, of many only once in a while: each event costs a sync."""
+        now_s = self._monotonic_s()
+        if now_s < self._quiet_until_s:
+            self._more_refused += 1
+            return
+        self._quiet_until_s = now_s + _QUIET_S
+        log.warning("an order was refused: %s", error)
+        event: dict[str, Json] = {"what": "order-refused", "why": error.message}
+        if self._more_refused:
+            event["more"] = self._more_refused
+        self._more_refused = 0
+        self._outbox.put("event", event)
 
     def order_local(self, hands: AgentHands) -> None:
         """Order the bundles that the settings name."""

@@ -41,6 +41,11 @@ class Backoff:
     ``random() * min(cap, base * 2 ** attempt)``, so that a fleet does not come back in step
     (Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015).
 
+    A connection that was made but did not hold counts as a failure, too. A broker that lets a
+    device in and then drops it (another client with its id, an overload that the fleet's return
+    has made) would otherwise be asked again every second, by all at once. One short connection
+    costs a wait of a second at most; what it sent and heard has had its effect.
+
     Attributes:
         base_s: Upper bound of the first wait.
         cap_s: Upper bound of all.

@@ -20,10 +20,15 @@ MAX_CHANNELS = 64
 MAX_DURATION_S = 3600.0
 # A compressed file of silence is small whatever it unpacks to.
 MAX_VALUES = 1 << 27
+# Of one channel: 128 MiB, which is ten minutes at 48 kHz and some.
+MAX_FRAMES = 1 << 25
+_BLOCK_FRAMES = 1 << 16
 # Half length of the low-pass filter, in zero crossings of its sinc; the Hann window ends there.
 ZERO_CROSSINGS = 16
 # Rows of the sliding windows that are alive at once while resampling.
 _BLOCK = 8192
+# Who writes a WAV file into a pipe cannot know its length, and writes the largest that there is.
+_UNKNOWN_LENGTH = 0x7FFF_F000
 
 
 def decode(
@@ -52,10 +57,9 @@ def decode(
         MissingToolError: Not PCM in a WAV file, and soundfile is not installed.
     """
     decoded = _decode_wave(data, max_duration_s)
-    samples, found_hz = decoded or _decode_soundfile(data, max_duration_s, max_values)
-    if samples.shape[0] == 0:
+    mono, found_hz = decoded or _decode_soundfile(data, max_duration_s, max_values)
+    if mono.shape[0] == 0:
         raise ConfigError("the sound is empty")
-    mono = samples.mean(axis=1, dtype=np.float64).astype(np.float32)
     if not np.isfinite(mono).all():
         raise ConfigError("the sound holds NaN or infinity")
     return resample(mono, found_hz, rate_hz)
@@ -90,7 +94,7 @@ def resample(samples: Samples, from_hz: int, to_hz: int) -> Samples:
     up, down = to_hz // divisor, from_hz // divisor
     filters, half = _filters(up, down)
     count = -(-samples.shape[0] * up // down)
-    padded = np.concatenate([np.zeros(half), samples, np.zeros(half + 1)]).astype(np.float32)
+    padded = np.pad(samples.astype(np.float32, copy=False), (half, half + 1))
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half)
     result = np.empty(count, dtype=np.float32)
     for start in range(0, count, _BLOCK):
@@ -132,8 +136,14 @@ def _filters(up: int, down: int) -> tuple[npt.NDArray[np.float32], int]:
     return filters, half
 
 
-def _decode_wave(data: bytes, max_duration_s: float) -> tuple[npt.NDArray[Any], int] | None:
-    """Decode PCM in a WAV file to [N, channels]; None where it is something else."""
+def _mixed(samples: npt.NDArray[np.float32]) -> Samples:
+    """Average [N, channels] to [N]."""
+    mono: Samples = samples.mean(axis=1, dtype=np.float64).astype(np.float32)
+    return mono
+
+
+def _decode_wave(data: bytes, max_duration_s: float) -> tuple[Samples, int] | None:
+    """Decode PCM in a WAV file to one channel; None where it is something else."""
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         return None
     try:
@@ -145,6 +155,7 @@ def _decode_wave(data: bytes, max_duration_s: float) -> tuple[npt.NDArray[Any], 
             if min(file.getnframes(), len(data) // width) > max_duration_s * rate_hz:
                 raise ConfigError(f"the sound is longer than {max_duration_s:g} s")
             raw = file.readframes(len(data))
+            _check_whole(file.getnframes(), raw, width * channels)
     except wave.Error as error:
         if "unknown format" in str(error):
             return None
@@ -154,7 +165,17 @@ def _decode_wave(data: bytes, max_duration_s: float) -> tuple[npt.NDArray[Any], 
     if not 1 <= width <= 4:  # noqa: PLR2004 - bytes a sample
         raise ConfigError(f"a WAV file with {width} bytes a sample")
     raw = raw[: len(raw) // (width * channels) * width * channels]
-    return _integers(raw, width).reshape(-1, channels), rate_hz
+    return _mixed(_integers(raw, width).reshape(-1, channels)), rate_hz
+
+
+def _check_whole(frames: int, raw: bytes, frame_bytes: int) -> None:
+    """Refuse a file with less sound than its header says: half a recording is another one."""
+    there = len(raw) // frame_bytes
+    if there < frames and frames * frame_bytes < _UNKNOWN_LENGTH:
+        raise ConfigError(
+            f"the WAV file is cut off: it holds {there} of {frames} samples",
+            hint="copy or record it again",
+        )
 
 
 def _integers(raw: bytes, width: int) -> npt.NDArray[np.float32]:
@@ -169,9 +190,7 @@ def _integers(raw: bytes, width: int) -> npt.NDArray[np.float32]:
     return whole.astype(np.float32) / np.float32(2 ** (8 * width - 1))
 
 
-def _decode_soundfile(
-    data: bytes, max_duration_s: float, max_values: int
-) -> tuple[npt.NDArray[Any], int]:
+def _decode_soundfile(data: bytes, max_duration_s: float, max_values: int) -> tuple[Samples, int]:
     try:
         import soundfile
     except (ImportError, OSError) as error:
@@ -186,8 +205,17 @@ def _decode_soundfile(
                 raise ConfigError(f"the sound is longer than {max_duration_s:g} s")
             if file.frames * file.channels > max_values:
                 raise ConfigError(f"the sound has over {max_values} values in all channels")
-            samples: npt.NDArray[Any] = file.read(dtype="float32", always_2d=True)
-            return samples, int(file.samplerate)
+            if file.frames > MAX_FRAMES:
+                raise ConfigError(f"the sound has over {MAX_FRAMES / 1e6:.0f} million samples")
+            # Block by block: all channels of all of it would take several times the memory.
+            mono, done = np.empty(file.frames, dtype=np.float32), 0
+            while done < len(mono):
+                block = file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)
+                if not len(block):  # the header's count was too high
+                    break
+                mono[done : done + len(block)] = _mixed(block)
+                done += len(block)
+            return mono[:done], int(file.samplerate)
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
         raise ConfigError("not a sound file that can be read") from error
 

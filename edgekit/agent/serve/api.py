@@ -114,7 +114,8 @@ class Api:
             )
         if _is_inference(parts) and _model(parts) not in self.engine.names():
             return self._unknown(_model(parts))
-        return None
+        version = _version(path)
+        return None if version is None else self._other_version(parts[2], version)
 
     def handle(self, request: Request, reply: Reply) -> Job | None:
         """Answer a request that :meth:`gate` has let through.
@@ -204,6 +205,16 @@ class Api:
             return error_response(error)
         return problem(404, "the model has just gone", "ask again")
 
+    def _other_version(self, name: str, asked: str) -> Response | None:
+        """Refuse a version that does not serve: who names one wants no other."""
+        try:
+            served = self.engine.info(name).version
+        except EdgekitError as error:
+            return error_response(error)
+        if asked == served:
+            return None
+        return problem(404, f"no version {asked[:20]} of {name}", f"served here: version {served}")
+
     def _host_is_ours(self, header: bytes | None) -> bool:
         if header is None:
             return True  # browsers always send one
@@ -213,12 +224,19 @@ class Api:
 
 
 def split(path: str) -> tuple[str, ...]:
-    """Split a path into its parts: ``/v2/models/a`` is ``("v2", "models", "a")``."""
+    """Split a path into its parts, but for a version: see :func:`_version`."""
     parts = path[1:].split("/")
-    if len(parts) > 4 and parts[:2] == ["v2", "models"] and parts[3] == "versions":  # noqa: PLR2004
-        # Only one version is ever served; its number is not looked at.
+    if _version(path) is not None:
         parts[3:5] = []
     return tuple(parts)
+
+
+def _version(path: str) -> str | None:
+    """Return the version that a path names: 3 in ``/v2/models/a/versions/3/infer``."""
+    match path[1:].split("/"):
+        case ["v2", "models", _, "versions", version, *_]:
+            return version
+    return None
 
 
 def rss_bytes() -> int | None:

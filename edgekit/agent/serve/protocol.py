@@ -257,7 +257,7 @@ class Connection(H11Protocol):
 
 
 def make_config(app: App, patience: Patience) -> Config:
-    """Return uvicorn's settings: only its protocol is used, nothing is logged for every request."""
+    """Return uvicorn's settings: only its protocol is used; no request of a stranger is logged."""
     asgi: Any = app
     config = Config(
         asgi,
@@ -266,6 +266,7 @@ def make_config(app: App, patience: Patience) -> Config:
         ws="none",
         lifespan="off",
         log_config=None,
+        log_level="error",
         access_log=False,
         proxy_headers=False,
         server_header=False,

@@ -94,3 +94,25 @@ def test_an_order_that_has_expired_when_the_clock_is_set_is_refused(
     lifecycle.tick({})
     lifecycle.tick({})
     assert lifecycle.states["m"].phase is Phase.IDLE
+
+
+def test_a_flood_of_false_orders_is_told_of_once_a_minute(tmp_path: Path, caplog: Any) -> None:
+    times = [0.0]
+    config = Config("lab", "board-1", "rpi5", tmp_path, ())
+    outbox = Outbox(tmp_path / "outbox.db", 1 << 20, "0" * 16, lambda: NOW_S)
+    posted: list[on.Event] = []
+    desk = Desk(
+        config, "0" * 16, outbox, lambda: NOW_S, lambda _m, e: posted.append(e),
+        monotonic_s=lambda: times[0],
+    )  # fmt: skip
+    for _ in range(500):
+        desk.desired(b"no order")
+    times[0] = 61.0
+    for _ in range(500):
+        desk.desired(b"no order")
+    batch = outbox.batch()
+    outbox.close()
+    assert batch is not None
+    assert [m.values.get("more", 0) for m in batch.messages] == [0, 499]
+    assert caplog.text.count("an order was refused") == 2
+    assert posted == []

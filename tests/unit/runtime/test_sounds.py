@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import tracemalloc
 import wave
 
 import numpy as np
@@ -65,9 +66,18 @@ def test_values_beyond_full_scale_are_clipped():
     np.testing.assert_allclose(found, [32767 / 32768, -1])
 
 
-def test_a_cut_file_gives_what_is_there():
+def test_a_cut_file_is_refused():
     data = wav(struct.pack("<100h", *range(100)))
-    assert len(sounds.decode(data[:-50], rate_hz=16000)) == 75
+    with pytest.raises(ConfigError, match="cut off: it holds 75 of 100 samples"):
+        sounds.decode(data[:-50], rate_hz=16000)
+
+
+@pytest.mark.parametrize("size", [0xFFFF_FFFF, 0x7FFF_FFFF, 0x7FFF_FFFE])
+def test_a_file_that_was_written_into_a_pipe_says_no_length(size):
+    data = wav(struct.pack("<100h", *range(100)))
+    at = data.index(b"data") + 4
+    piped = data[:at] + struct.pack("<I", size) + data[at + 4 :]
+    assert len(sounds.decode(piped, rate_hz=16000)) == 100
 
 
 @settings(deadline=None)
@@ -153,3 +163,31 @@ def test_length_and_a_constant_survive(length, from_hz, to_hz):
 def test_rates_out_of_range_are_refused():
     with pytest.raises(ConfigError, match="sample rate of 999 Hz"):
         sounds.resample(np.zeros(4, np.float32), 999, 16000)
+
+
+def test_a_small_file_of_long_silence_takes_bounded_memory() -> None:
+    soundfile = pytest.importorskip("soundfile")
+    buffer = io.BytesIO()
+    with soundfile.SoundFile(buffer, "w", 192_000, 1, format="FLAC") as file:
+        for _ in range(120):
+            file.write(np.zeros(192_000, dtype=np.int16))
+    tracemalloc.start()
+    try:
+        decoded = sounds.decode(buffer.getvalue(), rate_hz=16_000, max_duration_s=600)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(buffer.getvalue()) < 1 << 20
+    assert decoded.shape == (120 * 16_000,)
+    # As float32, and once more while its rate is changed.
+    assert peak < 2.5 * 4 * 120 * 192_000
+
+
+def test_a_sound_that_would_not_fit_a_board_is_refused() -> None:
+    soundfile = pytest.importorskip("soundfile")
+    buffer = io.BytesIO()
+    with soundfile.SoundFile(buffer, "w", 192_000, 1, format="FLAC") as file:
+        for _ in range(180):
+            file.write(np.zeros(192_000, dtype=np.int16))
+    with pytest.raises(ConfigError, match="million samples"):
+        sounds.decode(buffer.getvalue(), rate_hz=16_000, max_duration_s=600)
