@@ -17,6 +17,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 START_S = 20.0
+_KEY_USAGE = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 def find_mosquitto() -> str | None:
@@ -105,7 +116,7 @@ class Authority:
         builder = self._builder(self._name, self._key.public_key())
         builder = builder.add_extension(
             x509.BasicConstraints(ca=True, path_length=0), critical=True
-        )
+        ).add_extension(_KEY_USAGE, critical=True)
         self.path = folder / f"{name}.pem"
         certificate = builder.sign(self._key, hashes.SHA256())
         self.path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
@@ -134,6 +145,8 @@ class Authority:
         self, subject: x509.Name, key: ec.EllipticCurvePublicKey
     ) -> x509.CertificateBuilder:
         now = dt.datetime.now(dt.UTC)
+        # Python 3.13 and later are strict: a certificate names its key and its issuer's.
+        of_issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -142,4 +155,6 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - dt.timedelta(hours=1))
             .not_valid_after(now + dt.timedelta(days=1))
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(of_issuer, critical=False)
         )

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -95,6 +96,8 @@ def sshd(folder: Path) -> Iterator[Sshd]:
         f"AuthorizedKeysFile {folder}/authorized_keys\nPidFile none\nStrictModes no\n"
         "UsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
         "PermitRootLogin prohibit-password\nPrintMotd no\nMaxStartups 50\n"
+        # The board's Python is the one that the wheels are for, whatever a shell puts first.
+        f'ForceCommand PATH="{sys.base_prefix}/bin:$PATH" sh -c "$SSH_ORIGINAL_COMMAND"\n'
     )
     trust(folder, port, "host_key")
     if os.geteuid() == 0:

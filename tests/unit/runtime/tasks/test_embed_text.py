@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +11,8 @@ from edgekit.runtime.session import open_session, runner
 from edgekit.runtime.tasks import create_task
 from edgekit.runtime.tasks.embed_text import spearman_of_pairs
 from edgekit.wire.errors import BuildError, ConfigError
+
+tokenizers = pytest.importorskip("tokenizers")
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "the"]
 TABLE = np.random.RandomState(2).normal(size=(len(WORDS), 6)).astype(np.float32)
