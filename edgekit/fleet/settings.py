@@ -34,6 +34,9 @@ KEYS: Mapping[str, str] = {
     "broker.name": "host name or address that devices connect to; `broker.listen` by default",
     "retention.days": "days that raw telemetry is kept, 30 by default",
     "retention.gib": "GiB that raw telemetry may take, 20 by default",
+    "retention.alert_days": "days that closed alerts and ended silences are kept, 400 by default",
+    "retention.order_days": "days that orders that are over are kept, 400 by default",
+    "retention.audit_days": "days that the audit log is kept, 400 by default",
 }
 
 
@@ -53,6 +56,9 @@ class Settings:
     broker_name: str = ""
     retention_days: float = 30.0
     retention_bytes: int = 20 << 30
+    retention_alert_days: float = 400.0
+    retention_order_days: float = 400.0
+    retention_audit_days: float = 400.0
 
     @property
     def base_url(self) -> str:
@@ -147,6 +153,9 @@ def read_settings(table: Table) -> Settings:
         broker_name=_host(broker, "name"),
         retention_days=_positive(retention, "days", plain.retention_days),
         retention_bytes=int(_positive(retention, "gib", plain.retention_bytes / 2**30) * 2**30),
+        retention_alert_days=_positive(retention, "alert_days", plain.retention_alert_days),
+        retention_order_days=_positive(retention, "order_days", plain.retention_order_days),
+        retention_audit_days=_positive(retention, "audit_days", plain.retention_audit_days),
     )
     for own in (http, broker, retention, table):
         own.close()
@@ -179,6 +188,9 @@ def write_settings(home: FleetHome, settings: Settings) -> None:
         "[retention]",
         f"days = {settings.retention_days:g}",
         f"gib = {settings.retention_bytes / 2**30:g}",
+        f"alert_days = {settings.retention_alert_days:g}",
+        f"order_days = {settings.retention_order_days:g}",
+        f"audit_days = {settings.retention_audit_days:g}",
     ]
     write_private(home.settings_file, ("\n".join(lines) + "\n").encode())
 

@@ -17,8 +17,9 @@ from edgekit.fleet.ingest.inbox import Inbox
 from edgekit.fleet.ingest.link import Link
 from edgekit.fleet.ingest.worker import Worker
 from edgekit.fleet.publisher import BrokerAddress
-from edgekit.fleet.settings import load_settings
+from edgekit.fleet.settings import Settings, load_settings
 from edgekit.fleet.store import open_store
+from edgekit.fleet.store.retention import Ages
 from edgekit.fleet.store.upkeep import Upkeep
 from edgekit.wire.errors import ConfigError, EdgekitError
 
@@ -51,13 +52,23 @@ def run(folder: Path, stop: threading.Event) -> None:
         inbox = Inbox()
         link = Link(address, settings.name, inbox)
         worker = Worker(engine, home.raw, settings.name, inbox, link.tell)
-        upkeep = Upkeep(engine, home.raw, settings.retention_days, settings.retention_bytes)
+        upkeep = Upkeep(engine, home.raw, ages_of(settings), settings.retention_bytes)
         stack.enter_context(upkeep.running())
         link.start()
         # Closed before the link stops: its thread may wait for a place.
         stack.callback(link.stop)
         stack.callback(inbox.close)
         worker.run(stop)
+
+
+def ages_of(settings: Settings) -> Ages:
+    """Return how long what is kept."""
+    return Ages(
+        settings.retention_days,
+        settings.retention_alert_days,
+        settings.retention_order_days,
+        settings.retention_audit_days,
+    )
 
 
 def main(argv: list[str]) -> int:

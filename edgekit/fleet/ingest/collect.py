@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,8 +17,12 @@ from edgekit.wire.canonical import canonical_json
 from edgekit.wire.messages import Ack
 from edgekit.wire.strict import MAX_INTEGER
 
-# Of one process of a device; more runs than that are no loss on the way, but somebody's game.
+log = logging.getLogger(__name__)
+
+# Of one process of a device, in memory; the lower half of more goes into the store.
 MAX_RUNS = 4096
+# There, of one process; more are no loss on the way, but somebody's game.
+MAX_SPILLED = 1_000_000
 EVERYBODY = ""
 Mark = tuple[str, str]
 
@@ -31,12 +36,21 @@ class Process:
         issued: How many it has given out, as it said.
         dropped: How many of them it said will not come.
         received_s: When the last one came.
+        floor: Numbers below it stand in the store alone.
+        spilled: So many.
     """
 
     have: Ranges
     issued: int = 0
     dropped: int = 0
     received_s: float = 0.0
+    floor: int = 0
+    spilled: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many numbers are committed."""
+        return self.have.count + self.spilled
 
 
 class Known(Protocol):
@@ -50,6 +64,10 @@ class Known(Protocol):
         """Return the sums of a window, device and model; the same object each time."""
         ...
 
+    def is_spilled(self, mark: Mark, seq: int) -> bool:
+        """Tell whether a number below the floor of a process is committed."""
+        ...
+
 
 @dataclass
 class Pending:
@@ -61,6 +79,7 @@ class Pending:
         first_s: When the first one came.
         last_s: When the last one came.
         processes: That have changed.
+        spilled: By device and process, numbers below its floor that the store does not have yet.
         sums: That have changed.
         samples: By device, the last sample and when it came.
         controls: By device and leaf, the last one, and when it came (None where it was retained).
@@ -74,10 +93,11 @@ class Pending:
     first_s: float = 0.0
     last_s: float = 0.0
     processes: dict[Mark, Process] = field(default_factory=dict)
+    spilled: dict[Mark, Ranges] = field(default_factory=dict)
     sums: dict[Key, Sums] = field(default_factory=dict)
     samples: dict[str, tuple[Said, float]] = field(default_factory=dict)
     controls: dict[Mark, tuple[Said, float | None]] = field(default_factory=dict)
-    events: list[tuple[str, float, float, str, str]] = field(default_factory=list)
+    events: list[tuple[str, float, float, str, str, str | None]] = field(default_factory=list)
     acks: dict[Mark, Ranges] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -108,11 +128,18 @@ def gather(pending: Pending, known: Known, batch: Telemetry, received_s: float) 
         mark = (device, message["boot_id"])
         process = pending.processes.get(mark) or known.process(*mark)
         seq = message["seq"]
-        if len(process.have) >= MAX_RUNS and not _joins(process.have, seq):
+        is_new = _is_new(pending, known, mark, process, seq)
+        if is_new is None:
+            if not pending.counts["refused_gaps"]:
+                log.warning(
+                    "%s: over %d numbers of its process %s came with gaps; the rest is refused"
+                    " until it starts again",
+                    device, MAX_SPILLED, mark[1],
+                )  # fmt: skip
             pending.counts["refused_gaps"] += 1
             continue
         pending.acks.setdefault(mark, Ranges()).add(seq)
-        if not process.have.add(seq):
+        if not is_new:
             pending.counts["repeated"] += 1
             continue
         process.received_s = received_s
@@ -132,11 +159,34 @@ def control(pending: Pending, said: Control, received_s: float, *, is_retained: 
     pending.counts[said.leaf] += 1
     if said.leaf == "reply":
         text = canonical_json(said.said).decode()
-        pending.events.append((said.device, received_s, received_s, "reply", text))
+        row = (said.device, received_s, received_s, "reply", text, str(said.said["id"]))
+        pending.events.append(row)
         pending.size_bytes += len(text)
         return
     seen_s = None if is_retained or said.said.get("reason") == "lost" else received_s
     pending.controls[said.device, said.leaf] = (said.said, seen_s)
+
+
+def _is_new(pending: Pending, known: Known, mark: Mark, process: Process, seq: int) -> bool | None:
+    """Put a number into what a process has, and tell whether it is new; None: it is refused."""
+    have = process.have
+    if seq >= process.floor:
+        if len(have) < MAX_RUNS or _joins(have, seq):
+            return have.add(seq)
+        if process.spilled >= MAX_SPILLED:
+            return None
+        lowest = have.take_lowest(MAX_RUNS // 2)
+        process.floor = lowest[-1][1] + 1
+        process.spilled += sum(last - first + 1 for first, last in lowest)
+        pending.spilled.setdefault(mark, Ranges()).extend(lowest)
+        return _is_new(pending, known, mark, process, seq)
+    spilled = pending.spilled.get(mark)
+    if (spilled is not None and seq in spilled) or known.is_spilled(mark, seq):
+        return False
+    if process.spilled >= MAX_SPILLED:
+        return None
+    process.spilled += 1
+    return pending.spilled.setdefault(mark, Ranges()).add(seq)
 
 
 def _joins(have: Ranges, seq: int) -> bool:
@@ -191,7 +241,7 @@ def _event(pending: Pending, known: Known, device: str, message: Said, received_
     given = values.get("name") or values.get("what")
     name = given[:100] if isinstance(given, str) else "event"
     text = orjson.dumps(values).decode()
-    pending.events.append((device, received_s, message["time_s"], name, text))
+    pending.events.append((device, received_s, message["time_s"], name, text, None))
     pending.size_bytes += len(text)
     boots = values.get("boots")
     if name != "drops" or not isinstance(boots, list):

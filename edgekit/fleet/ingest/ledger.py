@@ -23,11 +23,14 @@ MAX_PROCESSES = 50_000
 MAX_SUMS = 60_000
 
 _MARK = (
-    "INSERT INTO high_water (device, boot_id, ranges, have, top, issued, dropped, received_s)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (device, boot_id) DO UPDATE SET"
+    "INSERT INTO high_water"
+    " (device, boot_id, ranges, have, top, issued, dropped, received_s, floor, spilled)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (device, boot_id) DO UPDATE SET"
     " ranges = excluded.ranges, have = excluded.have, top = excluded.top,"
-    " issued = excluded.issued, dropped = excluded.dropped, received_s = excluded.received_s"
+    " issued = excluded.issued, dropped = excluded.dropped, received_s = excluded.received_s,"
+    " floor = excluded.floor, spilled = excluded.spilled"
 )
+_SPILLED = "INSERT OR REPLACE INTO stored_runs (device, boot_id, first, last) VALUES (?, ?, ?, ?)"
 _SUMS = (
     "INSERT OR REPLACE INTO rollups (window_s, device, model, samples, requests, errors, rejected,"
     " latency, vitals) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -67,7 +70,11 @@ _FILE = (
     "INSERT OR REPLACE INTO raw_files (name, rows, bytes, first_s, last_s, level)"
     " VALUES (?, ?, ?, ?, ?, 0)"
 )
-_EVENT = 'INSERT INTO events (device, received_s, time_s, name, "values") VALUES (?, ?, ?, ?, ?)'
+_EVENT = (
+    'INSERT INTO events (device, received_s, time_s, name, "values", reply_id)'
+    " VALUES (?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (device, reply_id) WHERE reply_id IS NOT NULL DO NOTHING"
+)
 _ALIVE = (
     "INSERT OR REPLACE INTO ingest_state (name, alive_s, status, detail, counts)"
     " VALUES ('ingest', ?, ?, ?, ?)"
@@ -121,13 +128,13 @@ class Ledger:
         found = self._processes.get((device, boot_id))
         if found is None:
             rows = self._rows(
-                "SELECT ranges, issued, dropped, received_s FROM high_water"
+                "SELECT ranges, issued, dropped, received_s, floor, spilled FROM high_water"
                 " WHERE device = ? AND boot_id = ?",
                 (device, boot_id),
             )
             found = Process(Ranges())
-            for ranges, issued, dropped, received_s in rows:
-                found = Process(Ranges(map(tuple, json.loads(ranges))), issued, dropped, received_s)
+            for ranges, *told in rows:
+                found = Process(Ranges(map(tuple, json.loads(ranges))), *told)
             self._processes[device, boot_id] = found
         return found
 
@@ -145,6 +152,15 @@ class Ledger:
                 found = read_sums(*row)
             self._sums[key] = found
         return found
+
+    def is_spilled(self, mark: Mark, seq: int) -> bool:
+        """Tell whether a number below the floor of a process is committed."""
+        rows = self._rows(
+            "SELECT last FROM stored_runs WHERE device = ? AND boot_id = ? AND first <= ?"
+            " ORDER BY first DESC LIMIT 1",
+            (*mark, seq),
+        )
+        return bool(rows) and rows[0][0] >= seq
 
     def commit(self, pending: Pending, file: RawFile | None) -> None:
         """Write everything that a flush holds, or nothing.
@@ -183,6 +199,9 @@ class Ledger:
         if file is not None:
             cursor.execute(_FILE, (file.name, file.rows, file.bytes, file.first_s, file.last_s))
         cursor.executemany(_MARK, _mark_rows(pending))
+        cursor.executemany(
+            _SPILLED, ((*mark, *run) for mark, runs in pending.spilled.items() for run in runs)
+        )
         cursor.executemany(_SUMS, _sums_rows(pending))
         cursor.executemany(_SAMPLE, _sample_rows(pending))
         cursor.executemany(_EVENT, pending.events)
@@ -195,7 +214,8 @@ def _mark_rows(pending: Pending) -> Iterable[tuple[Any, ...]]:
         have = process.have
         runs = orjson.dumps(list(have)).decode()
         told = (process.issued, process.dropped, process.received_s)
-        yield (device, boot_id, runs, have.count, have.top, *told)
+        lower = (process.floor, process.spilled)
+        yield (device, boot_id, runs, process.count, have.top, *told, *lower)
 
 
 def _sums_rows(pending: Pending) -> Iterable[tuple[Any, ...]]:

@@ -16,9 +16,7 @@ class Ranges:
     def __init__(self, runs: Iterable[tuple[int, int]] = ()) -> None:
         self._firsts: list[int] = []
         self._lasts: list[int] = []
-        for first, last in runs:
-            self._firsts.append(first)
-            self._lasts.append(last)
+        self.extend(runs)
 
     def __contains__(self, number: int) -> bool:
         place = bisect_right(self._firsts, number) - 1
@@ -59,6 +57,18 @@ class Ranges:
             self._lasts[place] = self._lasts.pop(place + 1)
             self._firsts.pop(place + 1)
         return True
+
+    def take_lowest(self, runs: int) -> list[tuple[int, int]]:
+        """Take the lowest runs out."""
+        taken = list(zip(self._firsts[:runs], self._lasts[:runs], strict=True))
+        del self._firsts[:runs], self._lasts[:runs]
+        return taken
+
+    def extend(self, runs: Iterable[tuple[int, int]]) -> None:
+        """Put runs in, ascending, all of them above what is in it."""
+        for first, last in runs:
+            self._firsts.append(first)
+            self._lasts.append(last)
 
     def copy(self) -> Ranges:
         """Return another set of the same numbers."""

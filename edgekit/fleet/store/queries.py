@@ -261,7 +261,8 @@ def events(
 ) -> list[EventRow]:
     """Return events, the newest first."""
     e = schema.events.c
-    query = sa.select(schema.events).where(e.received_s >= since_s)
+    columns = (e.id, e.device, e.received_s, e.time_s, e.name, e["values"])
+    query = sa.select(*columns).where(e.received_s >= since_s)
     if device is not None:
         query = query.where(e.device == device)
     with reader.engine.connect() as connection:

@@ -64,7 +64,7 @@ class Gaps:
         have: Messages that are stored.
         issued: Numbers that it has given out, as far as is known.
         dropped: Of them, those that it says will not come.
-        ranges: First and last of each run that is stored.
+        ranges: First and last of each run that is stored; of very many, the upper ones.
         received_s: When the last one came.
     """
 

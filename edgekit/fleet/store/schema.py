@@ -8,8 +8,8 @@ from edgekit.fleet.tables import alerts, metadata, rollout_devices, rollouts, si
 
 __all__ = [
     "alerts", "audit", "devices", "events", "high_water", "ingest_state", "last_state", "metadata",
-    "raw_files", "rollout_devices", "rollouts", "rollups", "sessions", "silences", "tokens",
-    "users",
+    "raw_files", "rollout_devices", "rollouts", "rollups", "sessions", "silences", "stored_runs",
+    "tokens", "users",
 ]  # fmt: skip
 
 devices = sa.Table(
@@ -52,6 +52,20 @@ high_water = sa.Table(
     sa.Column("issued", sa.Integer, nullable=False, server_default="0"),
     sa.Column("dropped", sa.Integer, nullable=False, server_default="0"),
     sa.Column("received_s", sa.Float, nullable=False, index=True),
+    # Numbers below the floor stand in `stored_runs`, so many of them.
+    sa.Column("floor", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("spilled", sa.Integer, nullable=False, server_default="0"),
+    sqlite_with_rowid=False,
+)
+
+# The lower runs of a process that has too many to be held in memory.
+stored_runs = sa.Table(
+    "stored_runs",
+    metadata,
+    sa.Column("device", sa.Text, primary_key=True),
+    sa.Column("boot_id", sa.Text, primary_key=True),
+    sa.Column("first", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("last", sa.Integer, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -94,7 +108,16 @@ events = sa.Table(
     sa.Column("time_s", sa.Float, nullable=False),
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("values", sa.Text, nullable=False),
+    # Of a reply: the broker may deliver it twice.
+    sa.Column("reply_id", sa.Text),
     sa.Index("ix_events_device", "device", "id"),
+    sa.Index(
+        "ix_events_reply",
+        "device",
+        "reply_id",
+        unique=True,
+        sqlite_where=sa.text("reply_id IS NOT NULL"),
+    ),
 )
 
 # One row for each ingest: that it lives, why it waits, what it has counted.

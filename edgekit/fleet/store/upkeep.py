@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from edgekit.fleet.store.parquet import connect, new_name, quoted, write_select
-from edgekit.fleet.store.schema import events, high_water, raw_files, rollups
+from edgekit.fleet.store.retention import DAY_S, Ages, Pruner
+from edgekit.fleet.store.schema import raw_files
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DAY_S = 86_400.0
 PERIOD_S = 20.0
 # A reader that has just listed a file gets the time to read it.
 GRACE_S = 120.0
@@ -33,10 +33,6 @@ MAX_MERGED_BYTES = 64 << 20
 # Merging sorts in memory and on the disk, of which it leaves others so much.
 MAX_SPILL_BYTES = 2 << 30
 SPARE_BYTES = 256 << 20
-MAX_EVENTS = 1_000_000
-# What the fleet did as a whole is small; a process that is silent for so long comes no more.
-ROLLUP_DAYS = 400.0
-PROCESS_DAYS = 400.0
 
 
 @dataclass(frozen=True)
@@ -118,8 +114,8 @@ class Upkeep:
     Args:
         engine: Of the store.
         raw: Folder of raw telemetry.
-        max_days: How long telemetry is kept.
-        max_bytes: How much of it.
+        ages: How long what is kept.
+        max_bytes: How much raw telemetry.
         unix_s: The clock.
     """
 
@@ -127,13 +123,14 @@ class Upkeep:
         self,
         engine: Engine,
         raw: Path,
-        max_days: float,
+        ages: Ages,
         max_bytes: int,
         unix_s: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
         self._raw = raw
-        self._max_days = max_days
+        self._max_days = ages.telemetry_days
+        self._pruner = Pruner(engine, ages)
         self._max_bytes = max_bytes
         self._unix_s = unix_s
         self._spill = raw / ".spill"
@@ -158,7 +155,7 @@ class Upkeep:
         self._delete_gone(now_s)
         dropped = to_drop(self.files(), now_s, self._max_days, self._max_bytes)
         self._mark_gone([file.name for file in dropped], now_s)
-        self._prune(now_s)
+        self._pruner.prune(now_s)
         if now_s // DAY_S != self._day:
             # What was too wide yesterday need not be so today.
             self._day, self._most_rows = now_s // DAY_S, MAX_MERGED_ROWS
@@ -249,17 +246,3 @@ class Upkeep:
         if names:
             with self._engine.begin() as connection:
                 connection.execute(sa.delete(raw_files).where(r.name.in_(names)))
-
-    def _prune(self, now_s: float) -> None:
-        u, h = rollups.c, high_water.c
-        is_old = sa.and_(u.device != "", u.window_s < now_s - self._max_days * DAY_S)
-        is_ancient = u.window_s < now_s - ROLLUP_DAYS * DAY_S
-        newest = sa.select(sa.func.max(events.c.id)).scalar_subquery()
-        with self._engine.begin() as connection:
-            connection.execute(sa.delete(rollups).where(sa.or_(is_old, is_ancient)))
-            connection.execute(
-                sa.delete(high_water).where(h.received_s < now_s - PROCESS_DAYS * DAY_S)
-            )
-            too_old = events.c.received_s < now_s - self._max_days * DAY_S
-            too_many = events.c.id <= newest - MAX_EVENTS
-            connection.execute(sa.delete(events).where(sa.or_(too_old, too_many)))

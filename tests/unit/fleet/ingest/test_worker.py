@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgekit.fleet.ingest import collect
 from edgekit.fleet.ingest import worker as module
 from edgekit.fleet.ingest.collect import MAX_RUNS, Pending, Process, gather
 from edgekit.fleet.ingest.decode import Telemetry
@@ -24,7 +25,7 @@ from edgekit.fleet.store.schema import high_water, raw_files
 from edgekit.fleet.store.writes import add_device, remove_device
 from edgekit.runtime.batches import pack
 from edgekit.runtime.sketches import LatencyHistogram
-from edgekit.wire.messages import Batch, Message, acks_for
+from edgekit.wire.messages import Batch, Message, Reply, acks_for
 
 BOOT = "5f0c2a9e41d7b380"
 NOW_S = 1_795_720_800.0
@@ -190,18 +191,76 @@ class Memory:
     def sums(self, key):
         return self.all_sums.setdefault(key, Sums())
 
+    def is_spilled(self, _mark, _seq):
+        return False
 
-def test_a_game_with_gaps_ends():
+
+def rows_of(numbers) -> list[dict]:
+    one = message_of(0).to_json()
+    return [one | {"seq": seq} for seq in numbers]
+
+
+def test_a_game_with_gaps_ends(monkeypatch, caplog):
+    monkeypatch.setattr(collect, "MAX_SPILLED", MAX_RUNS)
     pending, known = Pending(), Memory()
-    for start in range(0, 3 * MAX_RUNS, 1000):
-        numbers = range(2 * start, 2 * (start + 1000), 2)
-        batch = [message_of(0).to_json() | {"seq": seq} for seq in numbers]
-        gather(pending, known, Telemetry("cam-1", batch), NOW_S)
-    assert len(known.process("cam-1", BOOT).have) == MAX_RUNS
+    for start in range(0, 6 * MAX_RUNS, 1000):
+        gather(
+            pending, known, Telemetry("cam-1", rows_of(range(2 * start, 2 * start + 2000, 2))), 1
+        )
+    process = known.process("cam-1", BOOT)
+    assert len(process.have) == MAX_RUNS
+    assert process.count == pending.counts["messages"] == 2 * MAX_RUNS
     assert pending.counts["refused_gaps"] > 0
+    assert caplog.text.count("cam-1") == 1
     # What fills a gap is taken all the same.
-    gather(pending, known, Telemetry("cam-1", [message_of(1).to_json()]), NOW_S)
-    assert 1 in known.process("cam-1", BOOT).have
+    seq = process.floor + 1
+    gather(pending, known, Telemetry("cam-1", rows_of([seq])), NOW_S)
+    assert seq in process.have
+
+
+def test_a_process_with_many_gaps_is_wholly_acknowledged_and_nothing_doubled(bench):
+    """Every second number first, all of it again after a restart, and what is missing at last."""
+    count = 5 * MAX_RUNS
+    even, odd = range(0, count, 2), range(1, count, 2)
+    for numbers in (even, even, odd, range(count)):
+        worker, bench.acks = bench.worker(), []
+        for start in range(0, len(numbers), 3000):
+            gather(
+                worker._pending,
+                worker._ledger,
+                Telemetry("cam-1", rows_of(numbers[start : start + 3000])),
+                NOW_S,
+            )
+            if start == 3000:
+                worker._store()
+            process = worker._ledger.process("cam-1", BOOT)
+            assert len(process.have) <= MAX_RUNS
+        worker._store()
+        acked = {n for first, last in bench.acks for n in range(first, last + 1)}
+        assert acked == set(numbers)
+    assert bench.numbers() == list(range(count))
+    with bench.engine.connect() as connection:
+        assert connection.execute(sa.select(high_water.c.have, high_water.c.top)).one() == (
+            count,
+            count - 1,
+        )
+
+
+def test_a_reply_that_comes_twice_is_stored_once_also_after_a_restart(bench):
+    def reply(name: str) -> Arrived:
+        payload = Reply(name, ok=True, result={"pong": 1}).to_bytes()
+        return Arrived("edgekit/1/north/cam-1/reply", payload, NOW_S, is_retained=False)
+
+    worker = bench.worker()
+    worker._take([reply("a"), reply("a"), reply("b")])
+    worker._store()
+    worker._take([reply("a")])
+    worker._store()
+    again = bench.worker()
+    again._take([reply("b"), reply("c")])
+    again._store()
+    told = [event.values["id"] for event in queries.events(bench.reader, device="cam-1")]
+    assert sorted(told) == ["a", "b", "c"]
 
 
 @given(st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=8), max_size=8))

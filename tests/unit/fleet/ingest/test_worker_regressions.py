@@ -73,8 +73,8 @@ def test_replies_alone_are_stored_in_time(bench, monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
     worker = bench.worker(Pace(flush_s=1.0))
-    payload = Reply("ui-1", True, {"pong": 5}).to_bytes()
-    for _ in range(5):
+    for number in range(5):
+        payload = Reply(f"ui-{number}", True, {"pong": 5}).to_bytes()
         topic = "edgekit/1/north/cam-1/reply"
         bench.inbox.put(Arrived(topic, payload, NOW_S, is_retained=False))
         worker.step(threading.Event())

@@ -16,9 +16,9 @@ from edgekit.fleet.ingest.ledger import Ledger
 from edgekit.fleet.ingest.ledger import RawFile as NewFile
 from edgekit.fleet.store import open_store, queries
 from edgekit.fleet.store.parquet import connect, new_name, write_lines, write_select
+from edgekit.fleet.store.retention import DAY_S, Ages
 from edgekit.fleet.store.schema import raw_files
 from edgekit.fleet.store.upkeep import (
-    DAY_S,
     GRACE_S,
     MERGE_FILES,
     SPARE_BYTES,
@@ -42,7 +42,7 @@ class Bench:
         self._ledger = Ledger(self.engine)
 
     def upkeep(self, days: float = 30.0, most: int = 1 << 40) -> Upkeep:
-        return Upkeep(self.engine, self.raw, days, most, lambda: self.now_s)
+        return Upkeep(self.engine, self.raw, Ages(days), most, lambda: self.now_s)
 
     def add(self, count: int, at_s: float = NOW_S) -> None:
         for i in range(count):
