@@ -39,6 +39,7 @@ TASK = "pipeline"
 MAX_STEPS = 8
 # Crops of one picture that wait in a model's queue at a time; the others' requests go between.
 _IN_FLIGHT = 8
+_LOOK_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ class Chain:
         try:
             count = 0
             for index, sample in enumerate(samples):
-                gathered.room.acquire()
+                self._await_room(gathered, pending)
                 if gathered.error is not None:
                     break
                 for ended in [i for i, job in pending.items() if job.done]:
@@ -179,13 +180,20 @@ class Chain:
                 count = index + 1
             else:
                 for _ in range(_IN_FLIGHT):
-                    gathered.room.acquire()
+                    self._await_room(gathered, pending)
         finally:
             for job in pending.values():
                 job.cancel()
         if gathered.error is not None:
             raise gathered.error
         return [gathered.results[index] for index in range(count)]
+
+    def _await_room(self, gathered: _Gathered, pending: Mapping[int, Job]) -> None:
+        """Wait for one that ends; a model that hangs ends none, so their deadlines do."""
+        while not gathered.room.acquire(timeout=_LOOK_S):
+            for job in tuple(pending.values()):
+                if self._engine.clock() >= job.deadline:
+                    job.expire()
 
 
 class _Gathered:

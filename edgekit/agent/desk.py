@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import tempfile
 import threading
 import time
@@ -34,8 +33,9 @@ log = logging.getLogger(__name__)
 # is the same order at every start, so one that was reverted is not tried again. Files of an image
 # may be dated 1970.
 _LOCAL_S = 20 * 365 * 86_400
-# Whoever may publish at the broker may send false orders, as fast as he likes.
-_QUIET_S = 60.0
+# Whoever may publish at the broker may send false orders, as fast as he likes: so many are told of
+# at once, and one more after each of these times.
+_TELLINGS, _TELLING_S = 10, 60.0
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 OnOrder = Callable[[str, Event], None]
@@ -77,7 +77,7 @@ class Desk:
         self._last: tuple[str, str, str | None] = ("idle", "", None)
         self._orders: dict[str, str] = {}
         self._monotonic_s = monotonic_s
-        self._quiet_until_s = -math.inf
+        self._tellings, self._told_s = float(_TELLINGS), monotonic_s()
         self._more_refused = 0
 
     def reports_to(self, report: Callable[[Reported], None]) -> None:
@@ -98,12 +98,14 @@ class Desk:
         self._on_order(desired.model, on.OrderReceived(Order.of(desired)))
 
     def _refused(self, error: EdgekitError) -> None:
-        """Tell of a refused order, of many only once in a while: each event costs a sync."""
+        """Tell of a refused order, of very many only now and then: each event costs a sync."""
         now_s = self._monotonic_s()
-        if now_s < self._quiet_until_s:
+        gained = (now_s - self._told_s) / _TELLING_S
+        self._tellings, self._told_s = min(_TELLINGS, self._tellings + gained), now_s
+        if self._tellings < 1:
             self._more_refused += 1
             return
-        self._quiet_until_s = now_s + _QUIET_S
+        self._tellings -= 1
         log.warning("an order was refused: %s", error)
         event: dict[str, Json] = {"what": "order-refused", "why": error.message}
         if self._more_refused:

@@ -20,7 +20,7 @@ from edgekit.agent.jobs import (
     Served,
     late,
 )
-from edgekit.agent.stats import Counters, Stats, is_failure
+from edgekit.agent.stats import Counters, Stats, follow, is_failure
 from edgekit.runtime.tasks import Prediction
 from edgekit.wire.errors import ConfigError, EdgekitError
 from edgekit.wire.manifest import Tensor
@@ -133,6 +133,9 @@ class Lane:
         self._idle = threading.Condition(self._lock)
         self._running = 0
         self._closed = False
+        # CPU time of a request in the mean. Not the name's: a new model may hang where its
+        # predecessor was quick.
+        self._work_s: float | None = None
         # A model of fixed shapes takes one time, whatever it is fed.
         self._is_fixed = is_fixed(served.info.inputs)
         workers, self._run = limits.workers, served.run
@@ -195,17 +198,18 @@ class Lane:
             job: What to do.
             here: ``quick``: only where a model of fixed shapes has answered within
                 :data:`QUICK_S` on average; ``always``: the caller would wait anyway, and nothing
-                else is waiting or running.
+                else is waiting or running. Neither before the model has answered once.
 
         Returns:
             False where it must be queued; nothing has happened then.
         """
-        if here == "quick":
-            # CPU time: by the wall's clock, a worker that waits for the interpreter's lock makes a
-            # quick model look slow, which then stays with the worker.
-            work_s = self._counters.work_s
-            if work_s is None or work_s > QUICK_S or not self._is_fixed:
-                return False
+        # CPU time: by the wall's clock, a worker that waits for the interpreter's lock makes a
+        # quick model look slow, which then stays with the worker.
+        work_s = self._work_s
+        if work_s is None:
+            return False  # who has answered nobody yet may hang, and keep the caller's thread
+        if here == "quick" and (work_s > QUICK_S or not self._is_fixed):
+            return False
         with self._lock:
             if self._closed:
                 return False
@@ -324,7 +328,8 @@ class Lane:
             kept = job.sample if is_shown(job.sample) else None
             self.last = Last(result, latency_s, now, kept)
         counters, service_s = self._counters, now - start
-        if job.finish(result, count=lambda: counters.answered(latency_s, service_s, work_s)):
+        self._work_s = follow(self._work_s, work_s)
+        if job.finish(result, count=lambda: counters.answered(latency_s, service_s)):
             self._tell(latency_s, True, prediction)
         else:
             self._count(job)

@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
+# A quick model runs in the server's own thread, which nothing can take out of it again.
+HTTP_HANGS_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,10 @@ class Agent:
         self._serve_pipelines()
         self.desk.serves(self.models.served)
         write_status(self.config.state_dir, self.status())
-        notify("WATCHDOG=1")
+        if self.http.silent_s() < HTTP_HANGS_S:
+            notify("WATCHDOG=1")
+        else:
+            log.error("the HTTP server hangs: the watchdog may end this process")
 
     def _serve_pipelines(self) -> None:
         """Serve each pipeline of the settings once all of its models do."""

@@ -57,7 +57,7 @@ class Models:
         self._clock = clock
         self._lock = threading.Lock()
         self._served: dict[str, Serving] = {}
-        # Calls under way: when each began, by its model and thread.
+        # Calls under way: when each began, by its bundle and thread.
         self._under_way: dict[tuple[str, int], float] = {}
 
     @property
@@ -102,9 +102,14 @@ class Models:
             self.engine.remove(model)
 
     def oldest_call_s(self, model: str) -> float | None:
-        """Return for how long the oldest call under way has been in a model, if there is one."""
+        """Return for how long the oldest call under way has been in a model, if there is one.
+
+        A call that hangs never leaves: in a bundle that serves no more, it is of no account.
+        """
         with self._lock:
-            began = [at for (name, _), at in self._under_way.items() if name == model]
+            serving = self._served.get(model)
+            sha256 = serving.sha256 if serving is not None else ""
+            began = [at for (bundle, _), at in self._under_way.items() if bundle == sha256]
         return self._clock() - min(began) if began else None
 
     def count(
@@ -128,7 +133,7 @@ class Models:
         """Time a model's calls, and compare what it sees with what it saw at calibration."""
 
         def watched(feeds: Mapping[str, Array]) -> dict[str, Array]:
-            key = (model, threading.get_ident())
+            key = (serving.sha256, threading.get_ident())
             began = self._clock()
             with self._lock:
                 self._under_way[key] = began

@@ -76,22 +76,19 @@ class Counters:
         self._latencies = [0] * (len(LATENCY_BOUNDS_S) + 1)
         self._latency_sum_s = 0.0
         self.service_s: float | None = None
-        self.work_s: float | None = None
 
-    def answered(self, latency_s: float, service_s: float, work_s: float) -> None:
+    def answered(self, latency_s: float, service_s: float) -> None:
         """Count an answer.
 
         Args:
             latency_s: From acceptance to answer.
             service_s: Without the wait in the queue.
-            work_s: CPU time of the thread that did it.
         """
         with self._lock:
             self._counts["served"] += 1
             self._latencies[bisect_left(LATENCY_BOUNDS_S, latency_s)] += 1
             self._latency_sum_s += latency_s
-            self.service_s = _follow(self.service_s, service_s)
-            self.work_s = _follow(self.work_s, work_s)
+            self.service_s = follow(self.service_s, service_s)
 
     def ended(self, error: EdgekitError) -> None:
         """Count an error."""
@@ -111,7 +108,7 @@ class Counters:
             )
 
 
-def _follow(mean: float | None, value: float) -> float:
+def follow(mean: float | None, value: float) -> float:
     """Move a mean; one request that the system has held up says little about the next."""
     return value if mean is None else mean + _FOLLOW * (min(value, _OUTLIER * mean) - mean)
 

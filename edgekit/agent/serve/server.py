@@ -21,7 +21,7 @@ from uvicorn.server import ServerState
 from edgekit.agent.config import HttpTls
 from edgekit.agent.engine import Engine
 from edgekit.agent.serve.api import Api
-from edgekit.agent.serve.asgi import App, BodyLimits
+from edgekit.agent.serve.asgi import App, BodyLimits, call_soon
 from edgekit.agent.serve.protocol import Connection, Patience, make_config
 from edgekit.wire.errors import ConfigError
 
@@ -75,6 +75,7 @@ class HttpServer:
         self.settings = settings or HttpSettings()
         hosts = LOOPBACK if _is_loopback(self.settings.host) else None
         api = Api(engine, token=self.settings.token, hosts=hosts, healthy=healthy)
+        self._clock = clock
         self._app = App(api, self.settings.body, clock)
         self._state = ServerState()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -82,6 +83,7 @@ class HttpServer:
         self._grace_s = 0.0
         self._sweeping = False
         self._thread: threading.Thread | None = None
+        self._asked_s: float | None = None
         self.port = 0
 
     @property
@@ -112,6 +114,20 @@ class HttpServer:
         )
         self._thread.start()
         started.wait()
+
+    def silent_s(self) -> float:
+        """Ask the server's thread for a sign of life; return for how long it has given none."""
+        loop = self._loop
+        if loop is None:
+            return 0.0
+        asked_s = self._asked_s
+        if asked_s is None:
+            asked_s = self._asked_s = self._clock()
+            call_soon(loop, self._heard)
+        return self._clock() - asked_s
+
+    def _heard(self) -> None:
+        self._asked_s = None
 
     def stop(self, grace_s: float = 5.0) -> None:
         """Take no more connections, answer what is under way, and end.

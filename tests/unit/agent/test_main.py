@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgekit.agent import main
 from edgekit.agent.config import Config, FlowSettings, Http
 from edgekit.agent.engine import predicting
 from edgekit.agent.flows import Flow
@@ -127,3 +129,54 @@ def test_telemetry_tells_who_found_the_queue_full(agent: Agent) -> None:
 def test_a_model_that_has_just_gone_does_not_end_the_agent(agent: Agent) -> None:
     agent.models._served["gone"] = Serving(SHA256, 1)
     assert "gone" in agent.collector.sample()["models"]  # type: ignore[operator]
+
+
+def test_a_call_that_hung_in_an_older_bundle_is_not_held_against_the_next(agent: Agent) -> None:
+    gate, entered = threading.Event(), threading.Event()
+
+    def hang(_feeds: Any) -> Any:
+        entered.set()
+        gate.wait(20)
+        return {}
+
+    old, new = Serving(SHA256, 1), Serving("cd" * 32, 2)
+    agent.models._served["m"] = old
+    thread = threading.Thread(target=agent.models._watched("m", old, hang), args=({},))
+    thread.start()
+    assert entered.wait(20)
+    assert agent.models.oldest_call_s("m") is not None
+    agent.models._served["m"] = new
+    assert agent.models.oldest_call_s("m") is None
+    gate.set()
+    thread.join(20)
+
+
+def test_an_http_server_that_hangs_lets_the_watchdog_bite(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(main, "notify", said.append)
+    monkeypatch.setattr(main, "HTTP_HANGS_S", 0.3)
+    agent.http.start()
+    gate = threading.Event()
+    try:
+        agent._tick()
+        time.sleep(0.5)
+        agent._tick()
+        time.sleep(0.1)
+        agent._tick()
+        assert said == ["WATCHDOG=1"] * 3
+        assert agent.http._loop is not None
+        agent.http._loop.call_soon_threadsafe(gate.wait, 20)
+        agent._tick()
+        time.sleep(0.5)
+        said.clear()
+        agent._tick()
+        assert said == []
+    finally:
+        gate.set()
+    time.sleep(0.1)
+    agent._tick()
+    time.sleep(0.1)
+    agent._tick()
+    assert said[-1:] == ["WATCHDOG=1"]

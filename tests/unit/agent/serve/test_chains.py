@@ -12,6 +12,7 @@ from PIL import Image
 
 from edgekit.agent import crops
 from edgekit.agent.chains import Step, parse_steps, serve_chain
+from edgekit.agent.engine import predicting
 from edgekit.agent.jobs import LateError, ModelInfo, UnknownModelError
 from edgekit.agent.lane import Limits
 from edgekit.runtime import pictures
@@ -227,3 +228,29 @@ def test_a_crop_beyond_the_picture_is_of_bounded_size() -> None:
 def test_a_ppm_is_read_back_as_it_was() -> None:
     image = np.random.default_rng(2).integers(0, 256, (7, 5, 3), np.uint8)
     assert np.array_equal(pictures.decode(crops.encode_ppm(image)), image)
+
+
+class Hung:
+    """A model that never comes back, until the test lets it."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+
+    def predict(self, _run: Any, _data: bytes) -> dict[str, Any]:
+        self.gate.wait(30)
+        return {"text": ""}
+
+
+def test_a_model_that_hangs_does_not_take_its_pipelines_along(engine) -> None:
+    hung = Hung()
+    boxes = [{"box": [0, 0, 9, 9]}] * 3
+    serve(engine, "find", Finder(boxes))
+    serve(engine, "read", hung, deadline_s=0.3)
+    steps = {"steps": [{"model": "find"}, {"model": "read", "each": "crop"}]}
+    serve_chain(engine, "ocr", steps, limits=Limits(deadline_s=0.3))
+    ended = threading.Event()
+    engine.submit("ocr", predicting(png(two_halves())), lambda _job: ended.set(), wait=True)
+    # Nobody waits here who could end the job at its deadline.
+    in_time = ended.wait(10)
+    hung.gate.set()
+    assert in_time

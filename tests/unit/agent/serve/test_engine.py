@@ -293,6 +293,7 @@ def test_who_waits_anyway_works_where_the_model_is_idle(engine, echo) -> None:
         threads.append(threading.get_ident())
         return predict(run, data)
 
+    engine.predict("echo", b"the first goes to a worker")
     task.predict = noting
     engine.predict("echo", b"x")
     assert threads == [threading.get_ident()]
@@ -361,3 +362,42 @@ def test_nothing_heavy_is_imported_early(module: str, absent: tuple[str, ...]) -
     )
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert not loaded & set(absent)
+
+
+def test_a_new_model_must_be_quick_itself_before_it_runs_where_it_is_asked(engine, digits) -> None:
+    info, pipeline = digits
+    engine.serve(info, pipeline)
+    x = np.zeros((1, 1, 8, 8), np.float32)
+    for _ in range(5):
+        engine.infer("digits", {"image": x})
+    # What it hangs in may be the server's only thread.
+    engine.serve(info, pipeline)
+    threads: list[int] = []
+    ended = threading.Event()
+
+    def work(_served: Any, _run: Any) -> None:
+        threads.append(threading.get_ident())
+
+    engine.submit("digits", work, lambda _job: ended.set(), here="quick")
+    assert ended.wait(10)
+    assert threads != [threading.get_ident()]
+
+
+def test_a_model_that_hangs_from_the_start_keeps_no_callers_thread(engine, echo) -> None:
+    task = echo(deadline_s=0.3)
+    task.gate.clear()
+    caught: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            engine.predict("echo", b"x")
+        except LateError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join(10)
+    alive = thread.is_alive()
+    task.gate.set()
+    assert not alive
+    assert len(caught) == 1
