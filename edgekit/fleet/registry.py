@@ -7,7 +7,6 @@ device needs goes into a folder of its own: its settings, the password, the brok
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import re
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.fleet.broker.accounts import (
     hash_password,
+    locked,
     new_password,
     read_passwords,
     with_roles,
@@ -28,13 +28,14 @@ from edgekit.fleet.broker.accounts import (
 from edgekit.fleet.broker.authority import CA_FILE, public_name
 from edgekit.fleet.home import FleetHome, write_private
 from edgekit.fleet.settings import Settings
-from edgekit.wire.errors import ConfigError, TrustError, UsageError
+from edgekit.wire.errors import ConfigError, TrustError, UsageError, did_you_mean
 from edgekit.wire.signing import PublicKey
 from edgekit.wire.topics import check_name
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+Forget = Callable[[Sequence[str]], object]
 MAX_LABELS = 64
 MAX_CSV_BYTES = 16 << 20
 MAX_DEVICES = 100_000
@@ -82,6 +83,7 @@ class Registry:
         engine: Of its store.
         trusted: Keys that a device shall trust.
         reload: Tells the broker that accounts have changed.
+        forget: Clears what the broker keeps of devices that are no more.
         clock: Returns Unix time in seconds.
         user: For the audit log.
     """
@@ -93,6 +95,7 @@ class Registry:
         engine: Engine,
         trusted: Sequence[PublicKey],
         reload: Callable[[], object],
+        forget: Forget,
         clock: Callable[[], float],
         user: str = "cli",
     ) -> None:
@@ -101,6 +104,7 @@ class Registry:
         self._engine = engine
         self._trusted = tuple(trusted)
         self._reload = reload
+        self._forget = forget
         self._clock = clock
         self._user = user
 
@@ -124,7 +128,7 @@ class Registry:
         from edgekit.fleet.store.schema import audit, devices
 
         now_s = self._clock()
-        with self._locked():
+        with locked(self._home):
             self._check(new, out)
             passwords = {one.name: new_password() for one in new}
             made: list[Path] = []
@@ -179,7 +183,7 @@ class Registry:
         """
         from edgekit.fleet.store.writes import add_audit, set_labels
 
-        with self._locked():
+        with locked(self._home):
             found = {one.name: one.labels for one in self.registered()}.get(name, {})
             labels = {**found, **given}
             labels = {key: value for key, value in labels.items() if key not in removed}
@@ -196,14 +200,13 @@ class Registry:
         """
         from edgekit.fleet.store.writes import add_audit, remove_device
 
-        with self._locked():
+        with locked(self._home):
             known = {one.name for one in self.registered()}
             for name in names:
                 if name not in known:
-                    raise UsageError(
-                        f"no device is named {name[:80]!r}",
-                        hint="`edgekit fleet device list` shows all",
-                    )
+                    near = did_you_mean(name, known)
+                    hint = f"did you mean {near}?" if near else "`edgekit fleet device list`"
+                    raise UsageError(f"no device is named {name[:80]!r}", hint=hint)
             hashes = read_passwords(self._home)
             kept = {name: value for name, value in hashes.items() if name not in set(names)}
             # First what lets them in: half done must not mean that they still come.
@@ -212,6 +215,8 @@ class Registry:
             for name in dict.fromkeys(names):
                 remove_device(self._engine, name, self._clock())
                 add_audit(self._engine, self._user, "device.remove", name, "", self._clock())
+            # Before anybody can register one of these names again.
+            self._forget(list(dict.fromkeys(names)))
 
     def _check(self, new: Sequence[NewDevice], out: Path) -> None:
         known = {one.name for one in self.registered()}
@@ -281,12 +286,6 @@ class Registry:
             write_passwords(self._home, before)
             raise
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with (self._home.broker / "passwords.lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
 
 def _make_folder(folder: Path) -> None:
     try:
@@ -332,8 +331,11 @@ def read_csv(path: Path, target: str) -> list[NewDevice]:
         if len(data) > MAX_CSV_BYTES:
             raise UsageError("the file is too large", where=str(path))
         text = data.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError("the file cannot be read as UTF-8", where=str(path)) from error
+    except OSError as error:
+        reason = (error.strerror or "it cannot be read").lower()
+        raise UsageError(f"cannot read it: {reason}", where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise UsageError("the file is not UTF-8", where=str(path)) from error
     return parse_csv(text, target, str(path))
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Sequence
 
 from edgekit.fleet.broker.accounts import (
     hash_password,
+    locked,
     new_password,
     read_passwords,
     with_roles,
@@ -63,8 +63,7 @@ def register(home: FleetHome, names: Sequence[str], now_s: float) -> dict[str, s
             connection.execute(again, rows)
     finally:
         engine.dispose()
-    with (home.broker / "passwords.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(home):
         hashes = read_passwords(home)
         hashes |= {name: hash_password(password) for name, password in passwords.items()}
         write_passwords(home, with_roles(home, hashes))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from edgekit.agent.logbook import Logbook
 from edgekit.runtime import trial_events as on
 from edgekit.runtime.trial_rules import TrialRules
 from edgekit.runtime.trial_state import Order, Release
@@ -42,6 +45,9 @@ MAX_SKEW_S = 30 * 86_400.0
 UP_S = 120.0
 DOWN_S = 600.0
 _LEVEL = 1
+# Of its log; there are thousands of devices.
+_LINES = 40
+_COMMANDS = ("ping", "logs")
 _MALFORMED = (
     b"",
     b"\x28\xb5\x2f\xfd",
@@ -137,6 +143,7 @@ class SimDevice:
         self._orders: dict[str, str] = {}
         self._now_s = 0.0
         self._told = 0
+        self._log: deque[tuple[float, str, str]] = deque(maxlen=_LINES)
 
     def will(self, now_s: float) -> Publish:
         """Return what the broker says when the connection breaks."""
@@ -161,10 +168,11 @@ class SimDevice:
         self._now_s, time_s = now_s, self._time(now_s)
         self.outbox.restart()
         hello = Hello(
-            self.boot_id, time_s, VERSION, self.kind.target, self.kind.arch, ("ping",),
+            self.boot_id, time_s, VERSION, self.kind.target, self.kind.arch, _COMMANDS,
             {"python": "3.11", "simulated": "yes"},
         )  # fmt: skip
         state = State("online", self.boot_id, time_s, "connected")
+        self._note("INFO", f"connected; {self.outbox.messages} messages wait")
         first = [
             Publish("state", state.to_bytes(), retain=True),
             Publish("hello", hello.to_bytes(), retain=True),
@@ -182,6 +190,7 @@ class SimDevice:
         step_s = self.plan.batch_s / count
         drops = sum(self.outbox.drops.values())
         if drops != self._told:
+            self._note("WARNING", f"the outbox is full: {drops - self._told} messages dropped")
             self._told = drops
             took: dict[str, Json] = dict(self.outbox.drops)
             row: Json = {"boot_id": self.boot_id, "issued": first, "drops": took}
@@ -231,6 +240,7 @@ class SimDevice:
                 self._desired(payload)
         except EdgekitError as error:
             self.refused += 1
+            self._note("WARNING", f"refused on {leaf}: {error.message}")
             if leaf == "desired":
                 self._event({"what": "order-refused", "why": error.message})
         said, self._out = self._out, []
@@ -241,7 +251,10 @@ class SimDevice:
 
     def _batches(self) -> list[Publish]:
         ready = self.outbox.due(self._now_s)
-        self.resent += sum(batch.sent > 1 for batch in ready)
+        again = sum(batch.sent > 1 for batch in ready)
+        if again:
+            self.resent += again
+            self._note("INFO", f"{again} batches sent again: nobody acknowledged them")
         said = [Publish("telemetry", batch.payload) for batch in ready]
         if Fault.DUPLICATE in self.faults:
             said = [twice for publish in said for twice in (publish, publish)]
@@ -275,6 +288,8 @@ class SimDevice:
             "bundle_sha256": report.sha256,
         }
         self._event(event | ({"why": report.reason} if report.reason else {}))
+        words = f"{model} {report.sha256[:12]}: {report.what}"
+        self._note("INFO", f"{words}, {report.reason}" if report.reason else words)
         self._last = (report.what, report.reason, self._orders.get(report.sha256))
         self._out.append(self._reported())
 
@@ -303,12 +318,32 @@ class SimDevice:
 
     def _reply(self, payload: bytes) -> Publish:
         command = parse_command(payload)
+        self._note("INFO", f"command {command.name}")
         if command.name == "ping":
             reply = Reply(command.id, ok=True, result={"pong": command.args.get("echo")})
+        elif command.name == "logs":
+            try:
+                reply = Reply(command.id, ok=True, result=self._lines(command.args))
+            except EdgekitError as error:
+                hint = error.hint or ""
+                reply = Reply(command.id, ok=False, error=error.message, hint=hint)
         else:
-            hint = "simulated devices take ping"
+            hint = f"simulated devices take {' and '.join(_COMMANDS)}"
             reply = Reply(command.id, ok=False, error=f"no command {command.name}", hint=hint)
         return Publish("reply", reply.to_bytes())
+
+    def _note(self, level: str, text: str) -> None:
+        self._log.append((self._time(self._now_s), level, text))
+
+    def _lines(self, args: Mapping[str, Json]) -> Json:
+        """Answer ``logs`` as the agent does: what this device did, and how it is now."""
+        held = f"{self.seq} messages made, {self.acked} acknowledged, {self.outbox.messages} wait"
+        self._note("INFO", held)
+        book = Logbook()
+        for created, level, text in self._log:
+            line = {"name": "simulated", "levelname": level, "msg": text, "created": created}
+            book.emit(logging.makeLogRecord(line))
+        return book.answer(args)
 
 
 def names(count: int, prefix: str = "sim-", digits: int = 5) -> Sequence[str]:

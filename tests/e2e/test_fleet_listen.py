@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -329,6 +330,52 @@ def test_a_device_that_is_removed_is_hung_up_on(fleet):
         until(lambda: not gone.client.is_connected(), 20)
         assert other.client.is_connected()
     assert not is_let_in(account)
+
+
+def test_nothing_is_kept_of_a_device_that_is_removed(fleet):
+    """Neither what it said, nor its order, nor the will that it leaves when it is hung up on."""
+    fleet.command("device", "add", "past", "--target", "rpi5")
+    account = fleet.device("past")
+    until(lambda: is_let_in(account))
+    with Client(fleet.itself) as itself, Client(account, will=f"{ROOT}/past/state") as past:
+        for leaf in ("state", "hello", "reported"):
+            past.say(f"{ROOT}/past/{leaf}", b"said", retain=True)
+        itself.say(f"{ROOT}/past/desired", b"order", retain=True)
+        itself.say(f"{ROOT}/cam-1/desired", b"stays", retain=True)
+        fleet.command("device", "remove", "past")
+        until(lambda: not past.client.is_connected(), 20)
+    with Client(fleet.itself) as later:
+        later.hear(f"{ROOT}/#")
+        until(lambda: (f"{ROOT}/cam-1/desired", b"stays") in later.heard, 20)
+        time.sleep(0.5)
+        assert [topic for topic, _ in later.heard if "/past/" in topic] == []
+
+
+@pytest.mark.parametrize("kind", [MOSQUITTO])
+def test_nothing_is_kept_of_a_device_that_is_removed_while_the_fleet_is_down(tmp_path, kind):
+    """Mosquitto keeps it on the disk; the next start clears it."""
+    gone, stays = (f"{ROOT}/{name}/hello" for name in ("cam-2", "cam-1"))
+    with fleet_of(tmp_path, kind) as fleet:
+        for name, topic in (("cam-2", gone), ("cam-1", stays)):
+            with Client(fleet.device(name)) as device:
+                device.say(topic, b"said", retain=True)
+    fleet.command("device", "remove", "cam-2")
+    up = [*EDGEKIT, "up", "--home", str(fleet.home), "--json"]
+    with (tmp_path / "again.json").open("wb") as out:
+        process = subprocess.Popen(up, stdout=out)
+    try:
+        until(lambda: (tmp_path / "again.json").stat().st_size or process.poll() is not None)
+
+        def kept() -> list[str]:
+            with Client(fleet.itself) as later:
+                later.hear(gone, stays)
+                until(lambda: stays in [topic for topic, _ in later.heard], 20)
+                return [topic for topic, _ in later.heard]
+
+        until(lambda: kept() == [stays])
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
 
 
 # ---- TLS

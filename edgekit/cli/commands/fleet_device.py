@@ -175,7 +175,7 @@ def label(name: str, labels: Sequence[str], home: Path, out: Output) -> None:
 def remove(names: Sequence[str], home: Path, out: Output) -> None:
     """Take devices out of the fleet: the broker hangs up on them and lets them in no more.
 
-    What they have sent stays.
+    It forgets what it keeps of them, too. What they have sent stays in the store.
 
     \b
     Example:
@@ -247,7 +247,7 @@ def _check_targets(new: Sequence[NewDevice]) -> None:
 
 @contextmanager
 def _registry(home: Path, signers: Sequence[PublicKey] = ()) -> Iterator[Registry]:
-    from edgekit.fleet.broker.process import reload
+    from edgekit.fleet.broker.process import forget, reload
     from edgekit.fleet.opened import Opened
     from edgekit.fleet.registry import Registry
     from edgekit.wire.signing import load_private_key
@@ -260,6 +260,7 @@ def _registry(home: Path, signers: Sequence[PublicKey] = ()) -> Iterator[Registr
             opened.engine,
             trusted,
             lambda: reload(opened.home),
+            lambda names: forget(opened.home, opened.settings, names),
             time.time,
         )
 

@@ -10,10 +10,11 @@ import threading
 import time
 from pathlib import Path
 
-from edgekit.fleet.alerts.main import ALERTS_S, ORDERS_S, Duty, loop
+from edgekit.fleet.alerts.main import ALERTS_S, ORDERS_S, REMOVED_S, Duty, loop
 from edgekit.fleet.alerts.send import send
 from edgekit.fleet.alerts.sender import WAITS_S, Retries, Sender
 from edgekit.fleet.alerts.watch import Watch
+from edgekit.fleet.broker.retained import forget, forget_removed
 from edgekit.fleet.opened import Opened
 from edgekit.wire.errors import EdgekitError
 
@@ -40,7 +41,16 @@ def run(folder: Path, stop: threading.Event) -> None:
                 channels, lambda channel, notice: send(channel, notice, address), retries, on_done
             ),
         )
-        duties = [Duty("orders", office.tick, ORDERS_S), Duty("alerts", watch.tick, ALERTS_S)]
+
+        def clear(_now_s: float) -> None:
+            fleet = opened.settings.name
+            forget_removed(opened.home, opened.engine, lambda names: forget(address, fleet, names))
+
+        duties = [
+            Duty("orders", office.tick, ORDERS_S),
+            Duty("alerts", watch.tick, ALERTS_S),
+            Duty("removed devices", clear, REMOVED_S),
+        ]
         try:
             loop(duties, stop, time.time, time.monotonic)
         finally:

@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 
 ALERTS_S = 10.0
 ORDERS_S = 1.0
+REMOVED_S = 86_400.0
 # A store or a broker that is away is tried again after so long at most.
 MAX_WAIT_S = 60.0
 

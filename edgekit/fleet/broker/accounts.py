@@ -8,10 +8,12 @@ lie in files that only the owner reads.
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import hmac
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal, get_args
 
 from edgekit.fleet.home import FleetHome, write_private
@@ -115,6 +117,14 @@ def with_roles(home: FleetHome, passwords: Mapping[str, str]) -> dict[str, str]:
         if not is_password(password, found.get(name, "")):
             found[name] = hash_password(password)
     return found
+
+
+@contextmanager
+def locked(home: FleetHome) -> Iterator[None]:
+    """Be the only one who adds and removes accounts."""
+    with (home.broker / "passwords.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def rights(fleet: str) -> str:

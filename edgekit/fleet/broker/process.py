@@ -6,12 +6,15 @@ import importlib.util
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
-from edgekit.fleet.broker import mosquitto
+from edgekit.fleet.broker import mosquitto, retained
+from edgekit.fleet.broker.accounts import credentials
 from edgekit.fleet.home import FleetHome
 from edgekit.fleet.ports import read_pid
+from edgekit.fleet.publisher import BrokerAddress
 from edgekit.fleet.settings import Settings
-from edgekit.wire.errors import MissingToolError
+from edgekit.wire.errors import DeviceError, MissingToolError
 
 MODULE = "edgekit.fleet.broker.python_broker"
 
@@ -50,6 +53,19 @@ def start_command(home: FleetHome, settings: Settings) -> list[str]:
     if kind == "mosquitto":
         return mosquitto.command(home)
     return [sys.executable, "-m", MODULE, str(home.path.resolve())]
+
+
+def forget(home: FleetHome, settings: Settings, devices: Sequence[str]) -> bool:
+    """Clear what the fleet's broker keeps of devices that are no more; False where none runs."""
+    if read_pid(home, "broker") is None:
+        return False
+    username, password = credentials(home, "web")
+    address = BrokerAddress(settings.broker_host, settings.broker_port, username, password)
+    try:
+        retained.forget(address, settings.name, devices)
+    except DeviceError:
+        return False  # it has just ended; the next start clears it
+    return True
 
 
 def reload(home: FleetHome) -> bool:

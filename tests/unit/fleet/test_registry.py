@@ -8,7 +8,7 @@ import json
 import shutil
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +30,7 @@ from edgekit.agent.config import load_config
 from edgekit.fleet import registry as module
 from edgekit.fleet.broker.accounts import is_password, read_passwords
 from edgekit.fleet.broker.authority import certify
+from edgekit.fleet.broker.retained import forget_removed
 from edgekit.fleet.home import FleetHome
 from edgekit.fleet.registry import (
     MAX_CSV_BYTES,
@@ -61,6 +62,7 @@ class Fleet:
     path: Path
     options: Settings = field(default_factory=lambda: Settings(name="north"))
     reloads: list[dict[str, str]] = field(default_factory=list)
+    forgotten: list[Sequence[str]] = field(default_factory=list)
     now_s: float = 1000.0
 
     def __post_init__(self) -> None:
@@ -77,6 +79,7 @@ class Fleet:
             self.engine,
             [KEY],
             lambda: self.reloads.append(self.hashes()),
+            self.forgotten.append,
             lambda: self.now_s,
         )
 
@@ -509,3 +512,12 @@ def test_any_order_of_commands(tmp_path):
         max_examples=10, stateful_step_count=12, deadline=None, suppress_health_check=checks
     )
     run_state_machine_as_test(machine, settings=run)
+
+
+def test_the_broker_forgets_who_is_removed_also_while_it_did_not_run(fleet):
+    fleet.registry.add([new("cam-1"), new("cam-2"), new("cam-3")], fleet.out)
+    fleet.registry.remove(["cam-1", "cam-2", "cam-1"])
+    assert fleet.forgotten == [["cam-1", "cam-2"]]
+    fleet.registry.add([new("cam-2")], fleet.path / "again")
+    forget_removed(fleet.home, fleet.engine, fleet.forgotten.append)
+    assert fleet.forgotten[1:] == [["cam-1"]], "the one that came back is heard"

@@ -8,15 +8,24 @@ from typing import Any
 
 import pytest
 
+from edgekit.fleet.device_log import read_lines
 from edgekit.runtime.batches import unpack
 from edgekit.runtime.trial_state import Phase
 from edgekit.sim.build import make_devices
 from edgekit.sim.device import Plan, Publish, SimDevice, names
 from edgekit.sim.faults import Fault
 from edgekit.sim.virtual import VirtualRun, take_all
+from edgekit.wire.canonical import Json
 from edgekit.wire.desired import Desired, sign_desired
 from edgekit.wire.errors import TrustError
-from edgekit.wire.messages import parse_hello, parse_reported, parse_state
+from edgekit.wire.messages import (
+    Command,
+    Reply,
+    parse_hello,
+    parse_reply,
+    parse_reported,
+    parse_state,
+)
 from edgekit.wire.signing import PrivateKey
 from edgekit.wire.topics import Leaf
 
@@ -166,6 +175,32 @@ def test_an_order_of_a_stranger_is_refused_and_told() -> None:
     run.run(60)
     assert store.reported["sim-00000"] == ["idle"]
     assert [v["what"] for kind, v in store.values if kind == "event"] == ["order-refused"]
+
+
+def test_a_device_tells_its_log_as_the_agent_does() -> None:
+    run, _ = fleet(count=2)
+    run.run(5)
+    send_order(run)
+    run.run(300)
+    device = run.devices["sim-00000"]
+
+    def asked(**args: Json) -> Reply:
+        command = Command("c-1", "logs", args).to_bytes()
+        (said,) = device.receive("command", command, run.now_s)
+        return parse_reply(said.payload)
+
+    assert "logs" in parse_hello(device.connected(run.now_s)[1].payload).commands
+    lines = read_lines(asked(lines=50).result, device.name)
+    assert all(line.text.startswith("simulated: ") for line in lines)
+    assert [line.time_s for line in lines] == sorted(line.time_s for line in lines)
+    texts = [line.text for line in lines]
+    assert f"simulated: {device.kind.model} {SHA[:12]}: confirmed" in texts
+    assert texts[-1].startswith(f"simulated: {device.seq} messages made, {device.acked} acknow")
+    assert len(read_lines(asked(lines=2).result, device.name)) == 2
+    assert not asked(lines=0).ok
+    device.receive("ack", b"no ack", run.now_s)
+    (refused,) = [line for line in read_lines(asked().result, "") if line.level == "WARNING"]
+    assert "refused on ack" in refused.text
 
 
 def test_offline_devices_say_their_will_and_lose_nothing() -> None:
