@@ -68,7 +68,7 @@ def home_assistant(folder: Path, python: Path, requirement: str) -> Path:
     print(f"  installing {requirement} for {python}", file=sys.stderr)
     inside = environments.make(folder, python, requirement)
     # It asks for these when it starts, and would install them then.
-    environments.install(inside, *environments.requirements_of(inside, "mqtt", "frontend"))
+    environments.complete_home_assistant(inside, requirement, "mqtt", "frontend")
     return inside
 
 

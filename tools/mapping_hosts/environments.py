@@ -50,8 +50,15 @@ def version_of(python: Path, package: str) -> str:
     return done.stdout.strip()
 
 
-def requirements_of(python: Path, *components: str) -> list[str]:
-    """Return what parts of Home Assistant ask for beside what it installs itself."""
-    root = next(python.parents[1].glob("lib/python3*/site-packages/homeassistant/components"))
-    manifests = [json.loads((root / part / "manifest.json").read_bytes()) for part in components]
-    return [text for manifest in manifests for text in manifest.get("requirements", ())]
+def complete_home_assistant(python: Path, requirement: str, *components: str) -> None:
+    """Install what parts of it ask for, all at the versions that its makers have tried.
+
+    Args:
+        python: Of its environment.
+        requirement: As it was installed.
+        components: Parts that are used.
+    """
+    root = next(python.parents[1].glob("lib/python3*/site-packages/homeassistant"))
+    manifests = [root / "components" / part / "manifest.json" for part in components]
+    asked = [text for file in manifests for text in json.loads(file.read_bytes())["requirements"]]
+    install(python, "-c", str(root / "package_constraints.txt"), requirement, *asked)

@@ -62,7 +62,11 @@ class HomeAssistant:
         line = [self._program, "-c", self.folder, "--skip-pip", "--log-no-color"]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(line, stdout=log, stderr=log)
-        until(self._answers, _START_S)
+        process = self._process
+        until(lambda: self._answers() or process.poll() is not None, _START_S)
+        if process.poll() is not None:
+            said = (self.folder / "log").read_text(encoding="utf-8", errors="replace")
+            raise RuntimeError(f"Home Assistant does not start: {said[-2000:]}")
 
     def stop(self) -> None:
         """Stop it; it then writes its registries."""
