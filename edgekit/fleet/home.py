@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ SETTINGS_FILE = "fleet.toml"
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
 _OTHERS = 0o077
+LOG_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -129,3 +131,13 @@ def write_private(path: Path, data: bytes) -> None:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def shorten_log(path: Path, most_bytes: int = LOG_BYTES) -> None:
+    """Move what is in a long log to another file; who appends to it need not know."""
+    try:
+        if path.stat().st_size > most_bytes:
+            shutil.copy(path, path.with_suffix(".log.1"))
+            os.truncate(path, 0)
+    except OSError:
+        return  # there is none yet, or the disk is full: the next look does it

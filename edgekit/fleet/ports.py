@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgekit.fleet.home import FleetHome, write_private
-from edgekit.fleet.settings import Settings
+from edgekit.fleet.settings import Settings, in_url
 from edgekit.wire.errors import ConfigError, DeviceError
 
 _MAX_BYTES = 4096
@@ -132,10 +132,10 @@ def check_ports(settings: Settings) -> None:
 
 def addresses(settings: Settings) -> dict[str, str]:
     """Return what of a fleet listens where, by protocol."""
-    found = {"mqtt": f"{settings.broker_host}:{settings.broker_port}"}
+    found = {"mqtt": f"{in_url(settings.broker_host)}:{settings.broker_port}"}
     if settings.broker_listen:
-        found["mqtts"] = f"{settings.broker_listen}:{settings.broker_tls_port}"
-    found["http"] = f"{settings.http_host}:{settings.http_port}"
+        found["mqtts"] = f"{in_url(settings.broker_listen)}:{settings.broker_tls_port}"
+    found["http"] = f"{in_url(settings.http_host)}:{settings.http_port}"
     return found
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from edgekit.fleet.settings import in_url
 from edgekit.wire.errors import DeviceError
 
 CONNECT_S = 10.0
@@ -40,7 +41,7 @@ class BrokerAddress:
     ca_file: Path | None = None
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"{in_url(self.host)}:{self.port}"
 
 
 @dataclass(frozen=True)

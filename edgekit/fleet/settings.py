@@ -67,7 +67,7 @@ class Settings:
             return self.http_url.rstrip("/")
         is_any = ipaddress.ip_address(self.http_host).is_unspecified
         host = self.broker_name or socket.gethostname() if is_any else self.http_host
-        return f"http://{_in_url(host)}:{self.http_port}"
+        return f"http://{in_url(host)}:{self.http_port}"
 
     @property
     def local_url(self) -> str:
@@ -75,7 +75,7 @@ class Settings:
         address = ipaddress.ip_address(self.http_host)
         any_of = {4: "127.0.0.1", 6: "::1"}
         host = any_of[address.version] if address.is_unspecified else self.http_host
-        return f"http://{_in_url(host)}:{self.http_port}"
+        return f"http://{in_url(host)}:{self.http_port}"
 
 
 def load_settings(home: FleetHome) -> Settings:
@@ -246,7 +246,8 @@ def is_address(text: str) -> bool:
         return False
 
 
-def _in_url(host: str) -> str:
+def in_url(host: str) -> str:
+    """Return a host as it stands in front of a port: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host
 
 

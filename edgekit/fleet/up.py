@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekit.fleet.broker import process as broker_process
-from edgekit.fleet.home import FleetHome, write_private
+from edgekit.fleet.home import FleetHome, shorten_log, write_private
 from edgekit.fleet.ports import (
     addresses,
     check_ports,
@@ -36,7 +36,6 @@ STEADY_S = 30.0
 STOP_S = 10.0
 READY_S = 60.0
 _TICK_S = 0.2
-_LOG_BYTES = 4 << 20
 ORDERS_KEY = "orders.pem"
 
 
@@ -139,6 +138,7 @@ class Supervisor:
         said, now_s = [], self._clock()
         for child in self.children:
             if child.runs:
+                shorten_log(self._log(child.part.name))
                 if child.failures and now_s - child.started_s > STEADY_S:
                     child.failures = 0
             elif child.due_s == 0.0:
@@ -197,8 +197,7 @@ class Supervisor:
 
     def _launch(self, child: Child) -> None:
         log = self._log(child.part.name)
-        if log.exists() and log.stat().st_size > _LOG_BYTES:
-            log.replace(log.with_suffix(".log.1"))
+        shorten_log(log)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         descriptor = os.open(log, flags, 0o600)
         try:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -373,6 +374,39 @@ def test_nothing_is_kept_of_a_device_that_is_removed_while_the_fleet_is_down(tmp
                 return [topic for topic, _ in later.heard]
 
         until(lambda: kept() == [stays])
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="no IPv6")
+@pytest.mark.parametrize("kind", [MOSQUITTO, "amqtt"])
+def test_a_fleet_on_ipv6_is_reached_at_what_it_prints(tmp_path, kind):
+    ports = free_port(), free_port(), free_port()
+    listen = f'listen = "::1"\ntls_port = {ports[2]}\n' if kind == "mosquitto" else ""
+    (tmp_path / "fleet.toml").write_text(
+        f'name = "lab"\n[http]\nhost = "::1"\nport = {ports[0]}\n'
+        f'[broker]\nkind = "{kind}"\nhost = "::1"\nport = {ports[1]}\n{listen}'
+    )
+    with (tmp_path / "up.json").open("wb") as out:
+        process = subprocess.Popen([*EDGEKIT, "up", "--home", str(tmp_path), "--json"], stdout=out)
+    try:
+        until(lambda: (tmp_path / "up.json").stat().st_size or process.poll() is not None)
+        said = json.loads((tmp_path / "up.json").read_text())
+        assert {place.rpartition(":")[0] for place in said["listens"].values()} == {"[::1]"}
+        with urllib.request.urlopen(said["url"], timeout=20) as page:  # noqa: S310 - of our own
+            assert page.status == 200
+        running = Running(tmp_path, said, kind)
+        running.command("device", "add", "cam-1", "--target", "x86-64-vnni")
+        config = tmp_path / "devices" / "cam-1" / "agent.json"
+        document = json.loads(config.read_text()) | {"http": {"port": free_port()}}
+        assert document["broker"]["host"] == "::1"
+        assert document["broker"]["port"] == (ports[2] if listen else ports[1])
+        config.write_text(json.dumps(document))
+        agent = [sys.executable, "-m", "edgekit.agent.main", "--config", str(config)]
+        with subprocess.Popen(agent) as device:
+            until(lambda: running.command("devices", "cam-1", "--state", "online")["devices"])
+            device.terminate()
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0

@@ -51,7 +51,9 @@ def run(folder: Path, stop: threading.Event) -> None:
         address = BrokerAddress(settings.broker_host, settings.broker_port, username, password)
         inbox = Inbox()
         link = Link(address, settings.name, inbox)
-        worker = Worker(engine, home.raw, settings.name, inbox, link.tell)
+        worker = Worker(
+            engine, home.raw, settings.name, inbox, link.tell, None, lambda: link.trouble
+        )
         upkeep = Upkeep(engine, home.raw, ages_of(settings), settings.retention_bytes)
         stack.enter_context(upkeep.running())
         link.start()

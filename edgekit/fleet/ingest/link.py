@@ -37,6 +37,7 @@ class Link:
         self._address = address
         self._fleet = fleet
         self._inbox = inbox
+        self._trouble = f"there is no connection yet to the broker at {address}"
         client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv311)
         client.max_inflight_messages_set(_IN_FLIGHT)
         client.reconnect_delay_set(1, 10)
@@ -45,6 +46,7 @@ class Link:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
+        client.on_subscribe = self._on_subscribe
         self._client = client
 
     def start(self) -> None:
@@ -57,6 +59,11 @@ class Link:
         self._client.disconnect()
         self._client.loop_stop()
 
+    @property
+    def trouble(self) -> str:
+        """Why nothing comes; empty where all is well."""
+        return self._trouble
+
     def tell(self, device: str, ack: Ack) -> None:
         """Tell a device what is committed; without a connection it sends again, and hears then."""
         if self._client.is_connected():
@@ -64,13 +71,26 @@ class Link:
 
     def _on_connect(self, client: Any, _data: object, _flags: object, reason: Any, *_: Any) -> None:  # noqa: ANN401 - paho's
         if reason.is_failure:
-            log.warning("the broker refuses ingest: %s", reason)
+            self._trouble = f"the broker at {self._address} refuses ingest: {reason}"
+            log.error(
+                "%s; stop the fleet and start it again: it writes the accounts", self._trouble
+            )
             return
         client.subscribe([(fleet_filter(leaf, self._fleet), 1) for leaf in HEARS])
+        self._trouble = ""
         log.info("connected to %s", self._address)
 
     def _on_disconnect(self, *args: Any) -> None:  # noqa: ANN401 - paho's
         log.info("the connection to %s is gone: %s", self._address, args[3])
+        self._trouble = self._trouble or (
+            f"there is no connection to the broker at {self._address}; run/broker.log may say why"
+        )
+
+    def _on_subscribe(self, *args: Any) -> None:  # noqa: ANN401 - paho's
+        refused = [leaf for leaf, one in zip(HEARS, args[3], strict=False) if one.is_failure]
+        if refused:
+            self._trouble = f"the broker lets ingest not hear {', '.join(refused)}"
+            log.error("%s; stop the fleet and start it again: it writes the rights", self._trouble)
 
     def _on_message(self, _client: Any, _data: object, message: Any) -> None:  # noqa: ANN401 - paho's
         try:

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Tell = Callable[[str, Ack], None]
+COMPLAIN_S = 3600.0
+_MOST_COMPLAINTS = 10_000
+_NEXT = {
+    "schema": "; is edgekit on the device as new as here?",
+    "too_large": "; it sends more at once than an agent does",
+    "unknown_device": "; `edgekit fleet device add` registers it",
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ class Worker:
         inbox: What came.
         tell: Sends an acknowledgement to a device.
         pace: When it does what.
+        trouble: Says why nothing comes; empty where all is well.
     """
 
     def __init__(
@@ -71,12 +79,15 @@ class Worker:
         inbox: Inbox,
         tell: Tell,
         pace: Pace | None = None,
+        trouble: Callable[[], str] = lambda: "",
     ) -> None:
         self.counts: Counter[str] = Counter()
         self._folder = folder
         self._fleet = fleet
         self._inbox = inbox
         self._tell = tell
+        self._trouble = trouble
+        self._troubled = ""
         self._pace = pace or Pace()
         self._ledger = Ledger(engine)
         self._duck = raw.connect()
@@ -85,6 +96,7 @@ class Worker:
         self._file: RawFile | None = None
         self._due_s = self._devices_due_s = self._alive_due_s = 0.0
         self._is_mute = False
+        self._complained: dict[tuple[str, str], float] = {}
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.counts["orphans"] += raw.remove_orphans(folder, self._ledger.raw_names())
 
@@ -121,8 +133,10 @@ class Worker:
         if now_s >= self._devices_due_s:
             self._devices_due_s = now_s + self._pace.devices_s
             self._known = self._ledger.devices()
-        if now_s >= self._alive_due_s:
-            self._say_alive("running", "")
+        why = self._trouble()
+        if now_s >= self._alive_due_s or why != self._troubled:
+            self._troubled = why
+            self._say_alive("waiting" if why else "running", why)
 
     def _finish(self) -> str:
         """Store what has come, and return why that fails; empty where it does not."""
@@ -147,12 +161,26 @@ class Worker:
             found = self._decoded(item)
             if isinstance(found, Refusal):
                 self.counts[f"refused_{found.reason}"] += 1
-                log.debug("refused from %s: %s %s", found.device, found.reason, found.detail)
+                self._complain(found)
             elif isinstance(found, Telemetry):
                 gather(self._pending, self._ledger, found, item.received_s)
             elif isinstance(found, Control):
                 retained = item.is_retained
                 control(self._pending, found, item.received_s, is_retained=retained)
+
+    def _complain(self, found: Refusal) -> None:
+        """Log what is refused, and of whom; once an hour, for it may come every second."""
+        key, now_s = (found.device, found.reason), time.monotonic()
+        if now_s - self._complained.get(key, -COMPLAIN_S) < COMPLAIN_S:
+            return
+        if len(self._complained) >= _MOST_COMPLAINTS:
+            del self._complained[next(iter(self._complained))]
+        self._complained[key] = now_s
+        log.warning(
+            "%s: what it sends is refused, %s; counted as refused_%s, and said again in an hour%s",
+            found.device or "somebody", found.detail or "it is not registered", found.reason,
+            _NEXT.get(found.reason, ""),
+        )  # fmt: skip
 
     def _decoded(self, item: Arrived) -> Telemetry | Control | Refusal:
         found = decode(item.topic, item.payload, self._fleet, self._known)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from edgekit.fleet import ports
 from edgekit.fleet.home import FleetHome
 from edgekit.fleet.ports import (
+    addresses,
     check_free,
     forget_pid,
     listens,
@@ -200,3 +201,5 @@ def test_ipv6():
         assert listens("::1", port)
         with pytest.raises(DeviceError, match=f"port {port} of ::1 is taken"):
             check_free("::1", port, "--port")
+        found = addresses(Settings(http_host="::1", broker_host="::1", broker_listen="::1"))
+        assert found == {"mqtt": "[::1]:1883", "mqtts": "[::1]:8883", "http": "[::1]:8600"}

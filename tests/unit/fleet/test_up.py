@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.fleet import up
-from edgekit.fleet.home import FleetHome
+from edgekit.fleet.home import LOG_BYTES, FleetHome
 from edgekit.fleet.ports import read_pid, read_ports, write_pid
 from edgekit.fleet.settings import Settings, load_settings, write_settings
 from edgekit.fleet.up import Part, Supervisor, keep, running, stop_running, wait_s
@@ -259,6 +259,19 @@ def test_a_part_that_does_not_listen_is_killed(supervise, home, monkeypatch):
     (child,) = fleet.children
     assert child.process is not None
     assert child.process.returncode == -signal.SIGKILL
+
+
+def test_the_log_of_a_part_that_runs_for_years_stays_small(supervise, home):
+    log = home.run / "web.log"
+    talks = "import time\nprint('x' * (5 << 20), flush=True)\n"
+    talks += "while True:\n print('on', flush=True); time.sleep(0.02)\n"
+    fleet = supervise(part("web", talks, lambda: log.stat().st_size > LOG_BYTES))
+    fleet.start()
+    fleet.tick()
+    until(lambda: fleet.last_words("web") == "on")
+    assert log.stat().st_size < LOG_BYTES
+    assert (home.run / "web.log.1").stat().st_size > LOG_BYTES
+    assert (home.run / "web.log.1").stat().st_mode & 0o777 == 0o600
 
 
 # ---- a whole fleet, of parts that do nothing

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from edgekit.fleet.ingest import worker as module
 from edgekit.fleet.ingest.collect import Pending, gather
 from edgekit.fleet.ingest.decode import Telemetry
-from edgekit.fleet.ingest.inbox import Arrived
+from edgekit.fleet.ingest.inbox import Arrived, Inbox
 from edgekit.fleet.ingest.worker import Pace
 from edgekit.fleet.store import queries
 from edgekit.fleet.store.schema import last_state
@@ -114,3 +114,37 @@ def test_a_series_holds_finite_numbers_alone(bench):
     worker._store()
     found = queries.series(bench.reader, "cam-1", "clock_mhz", 0.0, NOW_S + 1)
     assert [value for _, value in found] == [7.5, 8.0]
+
+
+def test_what_is_refused_is_said_with_its_device_and_not_every_second(bench, caplog):
+    worker = bench.worker()
+    for _ in range(3):
+        worker._take([Arrived("edgekit/1/north/cam-1/telemetry", b"x", NOW_S, False)])
+        worker._take([Arrived("edgekit/1/north/cam-9/hello", b"{}", NOW_S, False)])
+    first, second = caplog.messages
+    assert first.startswith("cam-1: ")
+    assert "not a zstd frame" in first
+    assert second.startswith("cam-9: ")
+    assert "edgekit fleet device add" in second
+    assert worker.counts["refused_schema"] == 3
+
+
+def test_an_ingest_that_hears_nothing_says_so(bench):
+    said = ["there is no connection"]
+    worker = module.Worker(
+        bench.engine, bench.folder / "raw", "north", Inbox(), lambda *_: None,
+        trouble=lambda: said[0],
+    )  # fmt: skip
+    told = []
+    for text in ("there is no connection", "", "the broker refuses ingest", ""):
+        said[0] = text
+        worker._inbox.put(Arrived("x", b"", NOW_S, False))
+        worker.step(threading.Event())
+        row = queries.ingest(bench.reader)
+        told.append((row.status, row.detail))
+    assert told == [
+        ("waiting", "there is no connection"),
+        ("running", ""),
+        ("waiting", "the broker refuses ingest"),
+        ("running", ""),
+    ]
