@@ -36,6 +36,7 @@ STEADY_S = 30.0
 STOP_S = 10.0
 READY_S = 60.0
 _TICK_S = 0.2
+_LAST_FIRST = ("web", "bundles", "alerts", "ingest", "broker")
 ORDERS_KEY = "orders.pem"
 
 
@@ -334,14 +335,15 @@ def keep(
 
 
 def stop_running(home: FleetHome, timeout_s: float = 60.0) -> bool:
-    """Stop the fleet of a folder from outside; False where none runs.
+    """Stop the fleet of a folder from outside, or what is left of it; False where nothing runs.
 
     Raises:
+        ConfigError: It is just starting.
         DeviceError: It does not stop in time.
     """
     pid = read_pid(home, "up")
     if pid is None:
-        return False
+        return _stop_left(home)
     os.kill(pid, signal.SIGTERM)
     deadline_s = time.monotonic() + timeout_s
     while read_pid(home, "up") is not None:
@@ -370,9 +372,18 @@ def _alone(home: FleetHome) -> Iterator[None]:
             forget_pid(home, "up")
 
 
+def _stop_left(home: FleetHome) -> bool:
+    if all(read_pid(home, name) is None for name in _LAST_FIRST):
+        return False
+    with _alone(home):
+        write_ports(home, {})
+        keep_given(home, {})
+    return True
+
+
 def _stop_orphans(home: FleetHome) -> None:
     """Stop what a parent that was killed has left behind: it holds ports and files."""
-    for name in ("web", "bundles", "alerts", "ingest", "broker"):
+    for name in _LAST_FIRST:
         pid = read_pid(home, name)
         if pid is None:
             continue

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from edgekit.fleet import up
 from edgekit.fleet.home import LOG_BYTES, FleetHome
-from edgekit.fleet.ports import read_pid, read_ports, write_pid
+from edgekit.fleet.ports import read_pid, read_ports, write_pid, write_ports
 from edgekit.fleet.settings import Settings, load_settings, write_settings
 from edgekit.fleet.up import Part, Supervisor, keep, running, stop_running, wait_s
 from edgekit.wire.errors import ConfigError, DeviceError
@@ -387,6 +387,20 @@ def test_what_a_parent_that_was_killed_left_is_stopped_and_nobody_else(home, idl
         for process in (left, deaf, stranger):
             process.kill()
             process.communicate()
+
+
+def test_what_is_left_of_a_fleet_is_stopped_from_outside(home):
+    assert not up.stop_running(home)
+    with subprocess.Popen(part("web").command, start_new_session=True) as left:
+        try:
+            write_pid(home, "web", left.pid)
+            write_ports(home, {"http": "127.0.0.1:8600"})
+            assert up.stop_running(home)
+            assert left.wait(20) == -signal.SIGTERM
+        finally:
+            left.kill()
+    assert read_ports(home) == {}
+    assert not list(home.run.glob("*.pid"))
 
 
 def test_a_fleet_is_watched_until_it_is_told_to_stop(home, idle):
