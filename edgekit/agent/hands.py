@@ -72,6 +72,8 @@ class AgentHands:
         self._random = random
         self._local: dict[str, Path] = {}
         self._stops: dict[tuple[str, str], threading.Event] = {}
+        # One writes into a bundle's file at a time: one that was stopped may still be reading.
+        self._receiving: dict[str, threading.Lock] = {}
         self._tests: dict[tuple[str, str], SelfTest] = {}
         # Loads happen one after the other: two at once would take twice the memory.
         self._loading = threading.Lock()
@@ -159,7 +161,8 @@ class AgentHands:
 
         while not stop.is_set():
             try:
-                self._slots.receive(order.sha256, order.size_bytes, source)
+                with self._receiving.setdefault(order.sha256, threading.Lock()):
+                    self._slots.receive(order.sha256, order.size_bytes, source)
             except FullDiskError as error:
                 event: Event = on.FetchFailed(order.sha256, str(error), disk_full=True)
             except DeviceError as error:
@@ -180,7 +183,7 @@ class AgentHands:
     def _tell(self, model: str, sha256: str, stop: threading.Event, event: Event) -> None:
         """Post what came of a piece of work, unless it was cancelled or begun anew meanwhile."""
         if self._stops.get((model, sha256)) is stop:
-            del self._stops[model, sha256]
+            self._stops.pop((model, sha256), None)
             self._post(model, event)
 
     def _bytes(self, order: Order, offset: int, stop: threading.Event) -> Iterator[bytes]:
@@ -203,15 +206,15 @@ class AgentHands:
             # A server that knows no ranges sends all of it: what is here already is skipped.
             skip = offset if offset and answer.status != 206 else 0  # noqa: PLR2004
             left = order.size_bytes - (0 if skip else offset)
-            while not stop.is_set() and (chunk := answer.read(_CHUNK_BYTES)):
+            while (chunk := answer.read(_CHUNK_BYTES)) and not stop.is_set():
                 left -= len(chunk)
                 yield chunk[skip:]
                 skip = max(0, skip - len(chunk))
+            if stop.is_set():
+                raise OSError("stopped")
             # To http.client a line that breaks looks like the end.
             if answer.length or (answer.length is None and left > 0):
                 raise OSError("the connection ended before the bundle did")
-        if stop.is_set():
-            raise OSError("stopped")
 
     def _verify(self, model: str, sha256: str, stop: threading.Event) -> None:
         with self._verifying:

@@ -68,7 +68,7 @@ class OutboxStats:
     Attributes:
         messages: Waiting.
         size_bytes: What they count against the cap.
-        drops: Reason to count, of what the fleet has not yet acknowledged to know.
+        drops: Reason to count: of this process, and of earlier ones until the fleet knows of all.
         problem: The disk's last error; empty where the last write went well.
     """
 

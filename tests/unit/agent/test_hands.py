@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,47 @@ def test_what_is_whole_and_another_file_is_not_asked_for_again(
         server.close()
     assert isinstance(posted[0], on.FetchFailed)
     assert server.offsets == [0]
+
+
+def test_a_fetch_that_was_stopped_writes_nothing_into_the_next_one(
+    hands: AgentHands, posted: list[on.Event]
+) -> None:
+    go, again = threading.Event(), threading.Event()
+
+    def slow(handler: http.server.BaseHTTPRequestHandler, _offset: int) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(DATA)))
+        handler.end_headers()
+        handler.wfile.write(DATA[:300_000])
+        go.wait(20)
+        with contextlib.suppress(OSError):
+            handler.wfile.write(DATA[300_000:])
+
+    def after(handler: http.server.BaseHTTPRequestHandler, offset: int) -> None:
+        handler.send_response(206 if offset else 200)
+        handler.send_header("Content-Length", str(len(DATA) - offset))
+        handler.end_headers()
+        handler.wfile.write(DATA[offset : offset + 100_000])
+        handler.wfile.flush()
+        again.set()
+        time.sleep(0.5)
+        handler.wfile.write(DATA[offset + 100_000 :])
+
+    server = Server(slow, after)
+    try:
+        hands.fetch("m", order(server.url))
+        until(lambda: server.offsets, 20)
+        time.sleep(0.2)
+        hands.cancel("m", SHA256)
+        hands.fetch("m", order(server.url))
+        again.wait(1.0)  # in vain where the second waits for the first
+        go.set()
+        until(lambda: posted, 20)
+    finally:
+        go.set()
+        server.close()
+    assert posted == [on.Fetched(SHA256)]
+    assert (hands._slots.root / "incoming" / SHA256 / "bundle.ekb").read_bytes() == DATA
 
 
 def test_devices_do_not_fetch_again_in_step(
