@@ -1,6 +1,6 @@
 """Try the agent's mappings against a real Home Assistant and a real Sparkplug host.
 
-Installs both into environments of their own (600 MB, some minutes), lets a real agent publish at a
+Installs both into environments of their own (700 MB, three minutes), lets a real agent publish at a
 real mosquitto, and prints what held. Exits with 1 where something did not.
 """
 

@@ -69,14 +69,6 @@ class Scenario:
         )
 
     def __enter__(self) -> Self:
-        self._broker.start()
-        script = Path(__file__).with_name("sparkplug_host.py")
-        line = [self._spb_python, script, str(self._broker.port), FLEET, DEVICE]
-        self._host = subprocess.Popen(
-            line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        threading.Thread(target=self._listen, daemon=True).start()
-        self._home.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -88,9 +80,21 @@ class Scenario:
             self._host.communicate(timeout=20)
         self._broker.stop()
 
+    def _start_hosts(self) -> None:
+        self._broker.start()
+        script = Path(__file__).with_name("sparkplug_host.py")
+        line = [self._spb_python, script, str(self._broker.port), FLEET, DEVICE]
+        self._host = subprocess.Popen(
+            line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        threading.Thread(target=self._listen, daemon=True).start()
+        until(lambda: self._heard)  # it has subscribed
+        self._home.start()
+        self._home.set_up(self._broker.port)
+
     def run(self) -> None:
         """Let it happen."""
-        self._home.set_up(self._broker.port)
+        self._start_hosts()
         config, shown = self._first_life()
         self._sequence_wraps()
         self._killed()
