@@ -31,7 +31,7 @@ from fleet_load.versions import versions  # noqa: E402
 from edgekit.fleet.home import FleetHome  # noqa: E402
 from edgekit.fleet.ingest.collect import Pending, control, gather  # noqa: E402
 from edgekit.fleet.ingest.decode import Control, Telemetry, decode  # noqa: E402
-from edgekit.fleet.ingest.ledger import Ledger, RawFile  # noqa: E402
+from edgekit.fleet.ingest.ledger import Ledger  # noqa: E402
 from edgekit.fleet.store import open_store, parquet, queries  # noqa: E402
 from edgekit.fleet.store.reader import Reader  # noqa: E402
 from edgekit.runtime.host import host_kind  # noqa: E402
@@ -112,7 +112,7 @@ def store(home: FleetHome, ledger: Ledger, duck: Any, pending: Pending) -> None:
     """Commit one window."""
     name = parquet.new_name(pending.first_s)
     size = parquet.write_lines(duck, home.raw, name, pending.lines)
-    file = RawFile(name, len(pending.lines), size, pending.first_s, pending.last_s)
+    file = parquet.RawFile(name, len(pending.lines), size, pending.first_s, pending.last_s)
     ledger.commit(pending, file)
 
 

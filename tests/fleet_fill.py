@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from edgekit.fleet.home import FleetHome
 from edgekit.fleet.ingest.collect import Pending, control, gather
 from edgekit.fleet.ingest.decode import Control, Telemetry, decode
-from edgekit.fleet.ingest.ledger import Ledger, RawFile
+from edgekit.fleet.ingest.ledger import Ledger
 from edgekit.fleet.settings import Settings, write_settings
 from edgekit.fleet.store import open_store, parquet, schema
 from edgekit.fleet.store.writes import add_device
@@ -100,7 +100,7 @@ def _committed(home: FleetHome, ledger: Ledger, duck: object) -> Iterator[Pendin
     yield pending
     name = parquet.new_name(pending.first_s)
     size = parquet.write_lines(duck, home.raw, name, pending.lines)  # type: ignore[arg-type]
-    raw = RawFile(name, len(pending.lines), size, pending.first_s, pending.last_s)
+    raw = parquet.RawFile(name, len(pending.lines), size, pending.first_s, pending.last_s)
     ledger.commit(pending, raw)
 
 

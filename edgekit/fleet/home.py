@@ -20,6 +20,7 @@ _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
 _OTHERS = 0o077
 LOG_BYTES = 4 << 20
+_LEAST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -141,3 +142,12 @@ def shorten_log(path: Path, most_bytes: int = LOG_BYTES) -> None:
             os.truncate(path, 0)
     except OSError:
         return  # there is none yet, or the disk is full: the next look does it
+
+
+def room_hint(folder: Path) -> str | None:
+    """Return what to do where a full disk explains a failure; None where it does not."""
+    try:
+        is_full = shutil.disk_usage(folder).free < _LEAST_BYTES
+    except OSError:
+        return None
+    return "the disk is full: make room" if is_full else None

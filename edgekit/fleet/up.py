@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import importlib.util
 import os
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekit.fleet.broker import process as broker_process
-from edgekit.fleet.home import FleetHome, shorten_log, write_private
+from edgekit.fleet.home import FleetHome, room_hint, shorten_log, write_private
 from edgekit.fleet.ports import (
     addresses,
     check_ports,
@@ -36,7 +35,7 @@ STEADY_S = 30.0
 STOP_S = 10.0
 READY_S = 60.0
 _TICK_S = 0.2
-_LAST_FIRST = ("web", "bundles", "alerts", "ingest", "broker")
+_LAST_FIRST = ("web", "alerts", "ingest", "broker")
 ORDERS_KEY = "orders.pem"
 
 
@@ -45,7 +44,7 @@ class Part:
     """A part of the fleet that is a process.
 
     Attributes:
-        name: ``broker``, ``ingest``, ``web``, ``bundles`` or ``alerts``.
+        name: ``broker``, ``ingest``, ``web`` or ``alerts``.
         command: What starts it.
         is_ready: Tells whether it does its work.
     """
@@ -129,7 +128,7 @@ class Supervisor:
                     what = "is not ready" if child.runs else "has ended"
                     raise DeviceError(
                         f"the {child.part.name} {what}",
-                        hint=self.last_words(child.part.name) or None,
+                        hint=self.last_words(child.part.name) or room_hint(self._home.run),
                         where=str(self._log(child.part.name)),
                     )
                 time.sleep(0.05)
@@ -222,7 +221,7 @@ class Supervisor:
 
 
 def parts_of(home: FleetHome, settings: Settings) -> list[Part]:
-    """Return the parts that this installation has.
+    """Return the parts of a fleet, in the order in which they start.
 
     Raises:
         ConfigError: A file of the broker cannot be written.
@@ -231,17 +230,9 @@ def parts_of(home: FleetHome, settings: Settings) -> list[Part]:
     broker = broker_process.start_command(home, settings)
     parts = [Part("broker", broker, _broker_ready(settings))]
     for name in ("ingest", "web", "alerts"):
-        if importlib.util.find_spec(f"edgekit.fleet.{name}") is None:
-            continue
-        if importlib.util.find_spec(f"edgekit.fleet.{name}.__main__") is None:
-            continue
         command = [sys.executable, "-m", f"edgekit.fleet.{name}", str(home.path.resolve())]
         ready = _http_ready(settings) if name == "web" else (lambda: True)
         parts.append(Part(name, command, ready))
-    if not any(part.name == "web" for part in parts):
-        # Without the dashboard devices still fetch their bundles.
-        command = [sys.executable, "-m", "edgekit.fleet.bundle_server", str(home.path.resolve())]
-        parts.append(Part("bundles", command, _http_ready(settings)))
     return parts
 
 

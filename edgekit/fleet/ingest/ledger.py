@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, MutableMapping
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
@@ -13,6 +12,7 @@ import orjson
 from edgekit.fleet.ingest.collect import Mark, Pending, Process
 from edgekit.fleet.ingest.ranges import Ranges
 from edgekit.fleet.ingest.sums import Key, Sums, number, read_sums, vitals_of
+from edgekit.fleet.store.parquet import RawFile
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -79,17 +79,6 @@ _ALIVE = (
     "INSERT OR REPLACE INTO ingest_state (name, alive_s, status, detail, counts)"
     " VALUES ('ingest', ?, ?, ?, ?)"
 )
-
-
-@dataclass(frozen=True)
-class RawFile:
-    """A file that the transaction is to name."""
-
-    name: str
-    rows: int
-    bytes: int
-    first_s: float
-    last_s: float
 
 
 class Ledger:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from edgekit.fleet.ingest.collect import Pending, control, gather
 from edgekit.fleet.ingest.decode import Control, Refusal, Telemetry, decode
 from edgekit.fleet.ingest.inbox import Arrived, Inbox
-from edgekit.fleet.ingest.ledger import Ledger, RawFile
+from edgekit.fleet.ingest.ledger import Ledger
 from edgekit.fleet.store import parquet as raw
 from edgekit.wire.messages import Ack
 
@@ -93,7 +93,7 @@ class Worker:
         self._duck = raw.connect()
         self._known: Collection[str] = self._ledger.devices()
         self._pending = Pending()
-        self._file: RawFile | None = None
+        self._file: raw.RawFile | None = None
         self._due_s = self._devices_due_s = self._alive_due_s = 0.0
         self._is_mute = False
         self._complained: dict[tuple[str, str], float] = {}
@@ -233,7 +233,7 @@ class Worker:
             name = raw.new_name(pending.first_s)
             size = raw.write_lines(self._duck, self._folder, name, pending.lines)
             rows = len(pending.lines)
-            self._file = RawFile(name, rows, size, pending.first_s, pending.last_s)
+            self._file = raw.RawFile(name, rows, size, pending.first_s, pending.last_s)
         self._ledger.commit(pending, self._file)
         self._pending, self._file = Pending(), None
         self.counts.update(pending.counts)

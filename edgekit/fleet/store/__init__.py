@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import fcntl
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit.fleet.home import room_hint
 from edgekit.wire.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ __all__ = ["HEAD", "open_store"]
 
 HEAD = "0002"
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_LEAST_BYTES = 1 << 20
 _PRAGMAS = (
     "PRAGMA busy_timeout = 20000",
     "PRAGMA journal_mode = WAL",
@@ -48,17 +47,10 @@ def open_store(database: Path) -> Engine:
     except (OSError, sa.exc.DatabaseError) as error:
         raise ConfigError(
             f"the store cannot be opened: {getattr(error, 'orig', error)}",
-            hint="the disk is full: make room" if _is_full(database) else None,
+            hint=room_hint(database.parent),
             where=str(database),
         ) from error
     return engine
-
-
-def _is_full(database: Path) -> bool:
-    try:
-        return shutil.disk_usage(database.parent).free < _LEAST_BYTES
-    except OSError:
-        return False
 
 
 def _on_connect(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's

@@ -89,7 +89,9 @@ def restore(source: Path, path: Path, tell: Tell | None = None) -> FleetHome:
             where=str(source / name),
         )
     if path.exists():
-        raise ConfigError("the folder is there already", hint="name a new one", where=str(path))
+        raise ConfigError(
+            "the folder is there already", hint="--home names a new one", where=str(path)
+        )
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     with _undone(part, "the restore failed", path):
         part.mkdir(mode=0o700, parents=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,24 @@ MEMORY = "160MB"
 _MAX_LINE = 16 << 20
 # The writer holds a whole group of rows in memory.
 _GROUP_ROWS = 10_240
+MAX_MERGED_ROWS = 1_000_000
+MAX_MERGED_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """A file of raw telemetry that counts; ``level`` is how often its rows were merged."""
+
+    name: str
+    rows: int
+    bytes: int
+    first_s: float
+    last_s: float
+    level: int = 0
+
+    def is_full(self, most_rows: int = MAX_MERGED_ROWS) -> bool:
+        """Tell whether it is large enough to stay as it is."""
+        return self.rows > most_rows // 2 or self.bytes > MAX_MERGED_BYTES // 2
 
 
 def connect(spill: Path | None = None) -> DuckDBPyConnection:

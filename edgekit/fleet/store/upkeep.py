@@ -8,13 +8,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from edgekit.fleet.store.parquet import connect, new_name, quoted, write_select
+from edgekit.fleet.store.parquet import (
+    MAX_MERGED_BYTES,
+    MAX_MERGED_ROWS,
+    RawFile,
+    connect,
+    new_name,
+    quoted,
+    write_select,
+)
 from edgekit.fleet.store.retention import DAY_S, Ages, Pruner
 from edgekit.fleet.store.schema import raw_files
 
@@ -28,27 +35,9 @@ PERIOD_S = 20.0
 # A reader that has just listed a file gets the time to read it.
 GRACE_S = 120.0
 MERGE_FILES = 30
-MAX_MERGED_ROWS = 1_000_000
-MAX_MERGED_BYTES = 64 << 20
 # Merging sorts in memory and on the disk, of which it leaves others so much.
 MAX_SPILL_BYTES = 2 << 30
 SPARE_BYTES = 256 << 20
-
-
-@dataclass(frozen=True)
-class RawFile:
-    """A file of raw telemetry that counts; ``level`` is how often its rows were merged."""
-
-    name: str
-    rows: int
-    bytes: int
-    first_s: float
-    last_s: float
-    level: int = 0
-
-    def is_full(self, most_rows: int = MAX_MERGED_ROWS) -> bool:
-        """Tell whether it is large enough to stay as it is."""
-        return self.rows > most_rows // 2 or self.bytes > MAX_MERGED_BYTES // 2
 
 
 def to_merge(

@@ -8,10 +8,11 @@ import pytest
 
 from edgekit.fleet.home import FleetHome
 from edgekit.fleet.ingest.collect import Pending
-from edgekit.fleet.ingest.ledger import Ledger, RawFile
+from edgekit.fleet.ingest.ledger import Ledger
 from edgekit.fleet.settings import Settings, load_settings, write_settings
 from edgekit.fleet.store import open_store, queries
 from edgekit.fleet.store.backup import MANIFEST, backup, restore
+from edgekit.fleet.store.parquet import RawFile
 from edgekit.fleet.store.writes import add_device
 from edgekit.wire.errors import ConfigError, TrustError
 

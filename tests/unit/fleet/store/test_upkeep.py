@@ -13,16 +13,20 @@ from hypothesis import strategies as st
 
 from edgekit.fleet.ingest.collect import Pending
 from edgekit.fleet.ingest.ledger import Ledger
-from edgekit.fleet.ingest.ledger import RawFile as NewFile
 from edgekit.fleet.store import open_store, queries
-from edgekit.fleet.store.parquet import connect, new_name, write_lines, write_select
+from edgekit.fleet.store.parquet import (
+    RawFile,
+    connect,
+    new_name,
+    write_lines,
+    write_select,
+)
 from edgekit.fleet.store.retention import DAY_S, Ages
 from edgekit.fleet.store.schema import raw_files
 from edgekit.fleet.store.upkeep import (
     GRACE_S,
     MERGE_FILES,
     SPARE_BYTES,
-    RawFile,
     Upkeep,
     to_drop,
     to_merge,
@@ -53,7 +57,7 @@ class Bench:
             )
             name = new_name(received_s)
             size = write_lines(self._duck, self.raw, name, [line.encode()])
-            self._ledger.commit(Pending(), NewFile(name, 1, size, received_s, received_s))
+            self._ledger.commit(Pending(), RawFile(name, 1, size, received_s, received_s))
 
     def fill(self, count: int, rows: int, width: int) -> None:
         """Write files of many devices, with a content of so many bytes a row."""
@@ -69,7 +73,7 @@ class Bench:
             )
             name = new_name(received_s)
             size = write_select(self._duck, self.raw / name, select)
-            self._ledger.commit(Pending(), NewFile(name, rows, size, received_s, received_s + 1))
+            self._ledger.commit(Pending(), RawFile(name, rows, size, received_s, received_s + 1))
 
     def digest(self) -> tuple:
         """Return how many rows there are, and a sum over all that they say."""
