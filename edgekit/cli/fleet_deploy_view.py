@@ -106,7 +106,8 @@ def _why(order: DeviceOrder, is_online: bool | None) -> str:
     if order.phase.value == "waiting" and is_online is False:
         return "it is offline"
     if order.phase.value == "trial":
-        return f"it serves, for {RULES.duration_s / 60:g} min or what its settings say at first"
+        stands = f"{RULES.duration_s / 60:g} min and {RULES.min_requests} requests"
+        return f"it serves on trial: {stands}, unless its settings say otherwise"
     return ""
 
 

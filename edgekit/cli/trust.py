@@ -38,13 +38,14 @@ def open_trusted(bundle: Path, keys: Sequence[Path]) -> Bundle:
         keys: Public keys; none means this machine's own.
 
     Raises:
+        UsageError: There is no such file.
         TrustError: It is signed by nobody who is trusted, or a digest does not hold.
     """
     from edgekit.wire.bundle import open_bundle
-    from edgekit.wire.errors import TrustError
+    from edgekit.wire.errors import TrustError, UsageError
 
     if not bundle.is_file():
-        raise TrustError("no such bundle", where=str(bundle), hint="`edgekit build` makes one")
+        raise UsageError("no such bundle", where=str(bundle), hint="`edgekit build` makes one")
     trusted = trusted_keys(keys)
     if not trusted:
         raise TrustError(

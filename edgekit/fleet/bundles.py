@@ -20,7 +20,7 @@ from typing import Any
 
 from edgekit.wire.bundle import open_bundle
 from edgekit.wire.canonical import sha256_file
-from edgekit.wire.errors import ConfigError, TrustError
+from edgekit.wire.errors import ConfigError, TrustError, UsageError
 from edgekit.wire.signing import PublicKey
 
 MAX_DOWNLOADS = 64
@@ -68,10 +68,11 @@ def read_offer(path: Path, keys: Sequence[PublicKey] | None) -> Offer:
             aside.
 
     Raises:
+        UsageError: There is no such file.
         TrustError: It is signed by nobody who is trusted, or a digest does not hold.
     """
     if not path.is_file():
-        raise TrustError("no such bundle", where=str(path), hint="`edgekit build` makes one")
+        raise UsageError("no such bundle", where=str(path), hint="`edgekit build` makes one")
     with open_bundle(path, keys) as bundle:
         manifest, signer = bundle.manifest, bundle.signed_by
         limits = [

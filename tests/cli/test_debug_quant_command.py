@@ -245,7 +245,7 @@ def test_a_bundle_that_is_not_trusted(own_copy, edgekit):
         file.write(b"x")
     assert edgekit(*own_copy.line()).code == 7
     ran = edgekit("debug-quant", own_copy.folder / "no.ekb", "--json")
-    assert (ran.code, ran.document["message"]) == (7, "no such bundle")
+    assert (ran.code, ran.document["message"]) == (2, "no such bundle")
 
 
 @pytest.mark.network

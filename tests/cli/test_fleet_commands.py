@@ -124,6 +124,20 @@ def test_what_is_not_known_is_a_dash_and_never_a_zero(rows, capsys):
     assert not re.search(r"\b0\b", line.replace("cam-0001", ""))
 
 
+def test_one_device_is_no_devices(rows, capsys):
+    rows.rows = [device(1)]
+    assert "  1 device   next: edgekit fleet show cam-0001" in call(capsys, "devices")
+
+
+def test_a_device_that_was_never_seen_is_shown_with_the_way_to_start_it(rows, capsys, monkeypatch):
+    row = {"name": "cam-1", "online": None, "last_seen_s": None, "labels": {"site": "roof"}}
+    monkeypatch.setattr(rows, "get", lambda what, **_: {"row": row} if what == "device" else [])
+    text = call(capsys, "show", "cam-1")
+    assert "  cam-1   never seen   site=roof\n" in text
+    assert "next: edgekit agent run --config agent.json" in text
+    assert "the last" not in text
+
+
 def test_one_json_document_holds_the_rows(rows, capsys):
     document = json.loads(call(capsys, "devices", "--json", "--limit", "2"))
     assert document["schema"] == "edgekit.fleet-devices/1"

@@ -220,7 +220,7 @@ def _listen(host: str, port: int) -> socket.socket:
         reason = error.strerror if isinstance(error, OSError) else "no such port"
         raise ConfigError(
             f"cannot listen on {host}:{port}: {reason}",
-            hint="another program may have the port; choose one that is free",
+            hint="another program may have the port; set http.port in agent.json to a free one",
         ) from error
     listening.setblocking(False)
     return listening

@@ -92,7 +92,8 @@ def render(console: Console, rows: list[dict[str, Any]], now_s: float) -> None:
     )
     for row in rows:
         made.add_row(*map(Text, cells(row, now_s)))
-    show(console, made, f"\n  {len(rows)} devices   next: edgekit fleet show {rows[0]['name']}")
+    count = "1 device" if len(rows) == 1 else f"{len(rows)} devices"
+    show(console, made, f"\n  {count}   next: edgekit fleet show {rows[0]['name']}")
 
 
 def cells(row: dict[str, Any], now_s: float) -> tuple[str, ...]:

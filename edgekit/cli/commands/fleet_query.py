@@ -77,7 +77,8 @@ def render(console: Console, answer: Answer) -> None:
         first, *more = map(_cell, row)
         made.add_row(Text(f"  {first}"), *map(Text, more))
     more_rows = f"only the first {len(answer.rows)} rows; --rows shows more"
-    show(console, made, f"\n  {more_rows if answer.truncated else f'{len(answer.rows)} rows'}")
+    count = "1 row" if len(answer.rows) == 1 else f"{len(answer.rows)} rows"
+    show(console, made, f"\n  {more_rows if answer.truncated else count}")
 
 
 def _cell(value: Any) -> str:  # noqa: ANN401 - a JSON value

@@ -86,15 +86,21 @@ def render(
     show(console, *_head(detail, now_s))
     for alert in alerts:
         show(console, f"  ! {alert['text']}", f"    next: {alert['todo']}")
-    show(console, f"\n  the last {hours:g} h")
-    for line in _plots(series, latency):
-        show(console, line)
+    plots = list(_plots(series, latency))
+    if plots:
+        show(console, f"\n  the last {hours:g} h", *plots)
     if events:
         show(console, "")
         for event in reversed(events):
             show(console, f"  {event_line(event, now_s)}")
     row = detail.get("row", detail)
-    show(console, f"\n  next: edgekit fleet tail {row['name']}")
+    if row.get("last_seen_s") is None:
+        then = (
+            "edgekit agent run --config agent.json   on the device, in the folder that it was given"
+        )
+    else:
+        then = f"edgekit fleet tail {row['name']}"
+    show(console, f"\n  next: {then}")
 
 
 def _head(detail: dict[str, Any], now_s: float) -> Iterator[str]:
@@ -106,7 +112,8 @@ def _head(detail: dict[str, Any], now_s: float) -> Iterator[str]:
     state = state_word(row.get("online"))
     seen = "" if seen_s is None else f", seen {age(now_s - seen_s)} ago"
     labels = " ".join(f"{key}={value}" for key, value in (row.get("labels") or {}).items())
-    yield f"  {row['name']}   {state}{seen}   {row.get('target') or '?'}   {labels}".rstrip()
+    words = (row["name"], f"{state}{seen}", row.get("target"), labels)
+    yield "  " + "   ".join(word for word in words if word)
     if row.get("version"):
         facts = detail.get("facts") or {}
         more = "   ".join(f"{key} {value}" for key, value in facts.items())

@@ -114,7 +114,7 @@ def _show(fleet: Running, home: Path, out: Output) -> None:
     def render(console: Console) -> None:
         from rich.text import Text
 
-        console.print(Text(f"  fleet {fleet.settings.name} in {home}: {', '.join(parts)}"))
+        console.print(Text(f"  fleet {fleet.settings.name} in folder {home}: {', '.join(parts)}"))
         for kind, where in ports.items():
             console.print(Text(f"    {kind:6} {where}"))
         if fleet.url is not None:

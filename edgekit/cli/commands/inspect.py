@@ -53,6 +53,8 @@ def command(model: Path, target: str, dims: tuple[str, ...], project: Path, out:
             where=resolved.origins.get("refused"),
         )
     sizes = dict(_size(text) for text in dims)
+    if not model.is_file():
+        raise UsageError("no such file", where=str(model))
     graph = Graph.load(model)
     problems = find_problems(graph, resolved.target)
     prediction = predict(graph, resolved.target, dims=sizes)

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from edgekit.toolchain.refusals import summed_up
 from edgekit.toolchain.report import plots, words
 from edgekit.toolchain.report.figure import Ink
 from edgekit.toolchain.report.samples import differing, shown_samples
@@ -65,6 +66,7 @@ def _view(document: Document) -> dict[str, Any]:
     golden = document["golden"]
     return {
         "document": document,
+        "refused": summed_up(dict(sorted(document["refused"].items()))),
         "summary": summary,
         "target": document["target"],
         "verdict": _verdict(metrics),

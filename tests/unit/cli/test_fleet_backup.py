@@ -84,7 +84,7 @@ def test_nothing_is_written_over(home, edgekit, tmp_path):
     assert edgekit("backup", tmp_path / "copy", "--home", home.path)[0] == 0
     code, _, said = edgekit("restore", tmp_path / "copy", "--home", home.path)
     assert code == 3
-    assert "hint: name a new one" in said
+    assert "hint: --home names a new one" in said
 
 
 def test_a_folder_that_is_no_fleet_is_told(edgekit, tmp_path):

@@ -13,7 +13,12 @@ from edgekit.fleet.orders import DeviceOrder, Phase
 @pytest.mark.parametrize(
     ("phase", "detail", "is_online", "said"),
     [
-        ("trial", "", True, "it serves, for 10 min or what its settings say at first"),
+        (
+            "trial",
+            "",
+            True,
+            "it serves on trial: 10 min and 20 requests, unless its settings say otherwise",
+        ),
         ("waiting", "", False, "it is offline"),
         ("waiting", "", True, ""),
         ("reverted", "scores differ", True, "scores differ"),

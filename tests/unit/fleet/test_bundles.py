@@ -30,7 +30,7 @@ from edgekit.fleet.bundles import (
 )
 from edgekit.toolchain.pack import write_bundle
 from edgekit.wire.canonical import sha256_hex
-from edgekit.wire.errors import TrustError
+from edgekit.wire.errors import TrustError, UsageError
 from edgekit.wire.manifest import Requirement
 from edgekit.wire.signing import generate_key
 
@@ -188,7 +188,7 @@ def test_a_damaged_offer_is_replaced(tmp_path, small_bundle):
 def test_what_nobody_trusted_has_signed_is_not_offered(tmp_path, small_bundle):
     with pytest.raises(TrustError):
         put_bundle(tmp_path, small_bundle.path, [generate_key("other").public])
-    with pytest.raises(TrustError, match="no such bundle"):
+    with pytest.raises(UsageError, match="no such bundle"):
         put_bundle(tmp_path, tmp_path / "none.ekb", [])
     assert list(tmp_path.iterdir()) == []
 

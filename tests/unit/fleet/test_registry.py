@@ -377,10 +377,10 @@ def test_a_file_that_is_none(text, message):
 
 def test_a_file_that_cannot_be_read(tmp_path):
     path = tmp_path / "devices.csv"
-    with pytest.raises(UsageError, match="cannot be read as UTF-8"):
+    with pytest.raises(UsageError, match="cannot read it: no such file"):
         read_csv(path, "rpi5")
     path.write_bytes(b"name\n\xff\xfe")
-    with pytest.raises(UsageError, match="cannot be read as UTF-8"):
+    with pytest.raises(UsageError, match="is not UTF-8"):
         read_csv(path, "rpi5")
     # The limit cuts a letter of two bytes in half.
     path.write_bytes(b"name\n" + "é".encode() * (MAX_CSV_BYTES // 2))

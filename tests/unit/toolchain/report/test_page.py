@@ -161,6 +161,17 @@ def test_hostile_text_everywhere(name: str) -> None:
     assert "<script>alert(1)</script>" in html.unescape(text)
 
 
+def test_plans_with_the_same_reason_are_told_together_and_listed_below() -> None:
+    document = load(NAMES[0])
+    document["refused"] = {f"plan-{i}": f"plan-{i}: the board has no such kernel" for i in range(9)}
+    page = Page(render_report(document))
+    assert "plan-0 and 8 other plans: the board has no such kernel" in page.words
+    assert "All 9 of them" in page.words
+    assert page.words.count("plan-8") == 1
+    document["refused"] = {"plan-a": "reason one", "plan-b": "reason two"}
+    assert "All 2 of them" not in Page(render_report(document)).words
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=60))
 def test_any_text_in_a_drawing(text: str) -> None:
