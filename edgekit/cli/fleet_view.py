@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
+    from rich.text import Text
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SECONDS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"))
@@ -69,18 +70,34 @@ def share(value: float | None) -> str:
     return NOTHING if value is None else f"{100 * value:.3g} %"
 
 
-def table(columns: Iterable[str], right: Iterable[str] = ()) -> Table:
-    """Make a plain table; the columns of ``right`` are aligned there."""
+def table(columns: Iterable[str], right: Iterable[str] = (), shrink: Iterable[str] = ()) -> Table:
+    """Make a plain table.
+
+    Args:
+        columns: Their heads.
+        right: Those that are aligned there.
+        shrink: Those that a narrow terminal cuts before any other.
+    """
     from rich.table import Table
 
     made = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, pad_edge=False)
-    rights = set(right)
+    rights, shrinking = set(right), set(shrink)
     for index, name in enumerate(columns):
         head = f"  {name}" if index == 0 else name
         made.add_column(
-            head, justify="right" if name in rights else "left", no_wrap=True, overflow="ellipsis"
+            head,
+            justify="right" if name in rights else "left",
+            no_wrap=name not in shrinking,
+            overflow="ellipsis",
         )
     return made
+
+
+def one_line(text: str) -> Text:
+    """Return a cell that is cut where it is too long, never wrapped."""
+    from rich.text import Text
+
+    return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 def show(console: Console, *parts: RenderableType) -> None:

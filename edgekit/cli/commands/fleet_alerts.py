@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -199,9 +200,24 @@ def _silence(opened: Opened, rule: str, device: str, time_: str, reason: str, ou
     from edgekit.fleet.alerts.rules import Silence
 
     now_s = time.time()
-    silence = Silence(rule, device, {}, now_s + span_s(time_, "--for"), reason[:200])
+    until_s = now_s + span_s(time_, "--for")
+    _check_rule(opened, rule)
+    silence = Silence(rule, device, {}, until_s, reason[:200])
     opened.alerts.add_silence(silence, now_s)
     _show_silences(list(opened.alerts.silence_rows()), out)
+
+
+def _check_rule(opened: Opened, pattern: str) -> None:
+    """Refuse a silence of no rule: who mistypes its name would be woken all the same."""
+    from edgekit.fleet.alerts.rules import load_alerts
+
+    rules = load_alerts(opened.home.alerts_file).rules
+    if not fnmatch.filter(rules, pattern):
+        close = did_you_mean(pattern, rules)
+        raise UsageError(
+            f"no rule is named {pattern[:80]!r}",
+            hint=f"did you mean {close}?" if close else "`edgekit fleet alerts --check` shows all",
+        )
 
 
 def _show_silences(rows: list[SilenceRow], out: Output) -> None:

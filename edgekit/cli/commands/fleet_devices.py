@@ -79,9 +79,7 @@ def command(
 
 def render(console: Console, rows: list[dict[str, Any]], now_s: float) -> None:
     """Print devices as a table."""
-    from rich.text import Text
-
-    from edgekit.cli.fleet_view import show, table
+    from edgekit.cli.fleet_view import one_line, show, table
 
     if not rows:
         show(console, "  no such device   next: edgekit fleet device add NAME")
@@ -89,9 +87,10 @@ def render(console: Console, rows: list[dict[str, Any]], now_s: float) -> None:
     made = table(
         ("device", "state", "seen", "temp", "cpu", "alerts", "serves", "p95", "labels"),
         right=("seen", "temp", "cpu", "alerts", "p95"),
+        shrink=("serves", "labels"),
     )
     for row in rows:
-        made.add_row(*map(Text, cells(row, now_s)))
+        made.add_row(*map(one_line, cells(row, now_s)))
     count = "1 device" if len(rows) == 1 else f"{len(rows)} devices"
     show(console, made, f"\n  {count}   next: edgekit fleet show {rows[0]['name']}")
 

@@ -84,7 +84,7 @@ def frame(place: str, seen: dict[str, Any], now_s: float, height: int) -> Render
     from rich.text import Text
 
     from edgekit.cli.commands.fleet_devices import cells
-    from edgekit.cli.fleet_view import age, table
+    from edgekit.cli.fleet_view import age, one_line, table
 
     summary, alerts = seen["summary"], seen["alerts"]
     parts: list[RenderableType] = [Text(f"  {place}   {summary_line(summary)}"), Text("")]
@@ -96,10 +96,11 @@ def frame(place: str, seen: dict[str, Any], now_s: float, height: int) -> Render
     made = table(
         ("device", "state", "seen", "temp", "cpu", "alerts", "serves", "p95", "labels"),
         right=("seen", "temp", "cpu", "alerts", "p95"),
+        shrink=("serves", "labels"),
     )
     rows = seen["devices"][:height]
     for row in rows:
-        made.add_row(*map(Text, cells(row, now_s)))
+        made.add_row(*map(one_line, cells(row, now_s)))
     parts.append(made if rows else Text("  no devices yet   next: edgekit fleet device add NAME"))
     left = summary.get("total", len(rows)) - len(rows)
     if rows and left > 0:
