@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+import edgekit.toolchain
+from edgekit.cli.commands.cache import _WORDS
 from edgekit.cli.main import run
 from edgekit.toolchain.cache import Cache
 
@@ -86,3 +89,13 @@ def test_a_mistyped_kind_or_command(cache: Cache, capsys) -> None:
     assert run(["cache", "claer"]) == 2
     assert "clear" in capsys.readouterr().err
     assert len(cache.usage()) == 3
+
+
+def test_every_kind_says_what_it_is() -> None:
+    kinds = {
+        kind
+        for path in Path(edgekit.toolchain.__path__[0]).rglob("*.py")
+        for kind in re.findall(r'\.stage\(\s*"(\w+)"', path.read_text(encoding="utf-8"))
+    }
+    assert {"export", "effects", "smooth"} <= kinds
+    assert kinds <= _WORDS.keys()

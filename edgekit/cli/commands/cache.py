@@ -27,13 +27,16 @@ _WORDS = {
     "data": "samples that readers made",
     "export": "models exported to ONNX",
     "optimize": "canonical graphs",
+    "smooth": "graphs with smoothed activations",
     "calibrate": "ranges of tensors",
+    "effects": "what each layer's rounding costs",
     "predictions": "what models said of samples",
     "timing": "timings on this host",
     "bundle": "finished bundles",
     "emulator": "the emulated aarch64 user-space",
     "digest": "digests of large local files",
     "part": "unfinished downloads",
+    "unpinned": "files that no digest names yet",
 }
 
 
