@@ -107,6 +107,8 @@ class Agent:
         self.outbox = Outbox(
             config.state_dir / "outbox.db", config.outbox_bytes, self.boot_id, self._clocks.unix_s
         )
+        if self.slots.damage:
+            self.outbox.put("event", {"what": "slots-damaged", "why": self.slots.damage})
         self.engine = Engine(self._count, self._clocks.monotonic_s)
         self.flows = Flows(self.engine, self._clocks.unix_s, self._flow_ended)
         self.models = Models(self.engine, self._called, self._clocks.monotonic_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,16 +13,26 @@ from edgekit.wire.canonical import canonical_json
 from edgekit.wire.errors import DeviceError, TrustError
 from edgekit.wire.strict import Fields, parse_object, require_canonical
 
+log = logging.getLogger(__name__)
+
 SCHEMA = "edgekit.slots/1"
 STATE_FILE = "state.json"
+DAMAGED_FILE = "state.json.damaged"
 MAX_STATE_BYTES = 256 * 1024
 
 
 class SlotFile:
     """The file and its neighbours: ``state.json.new`` while it is written, and ``reserve``.
 
+    A damaged file (a worn card) is put aside and all slots are new, as after an installation: a
+    device that starts is given its orders again, one that does not start is lost.
+
     Attributes:
         states: The slots by the model's name, as the file has them.
+        damage: What was wrong with the file that was put aside; empty where none was.
+
+    Raises:
+        DeviceError: The file is another version's, or the disk fails.
     """
 
     def __init__(self, root: Path, disk: Disk) -> None:
@@ -29,7 +40,17 @@ class SlotFile:
         self._beside = root / f"{STATE_FILE}.new"
         self._reserve = root / "reserve"
         self._disk = disk
-        self.states: Mapping[str, State] = read_states(root)
+        self.damage = ""
+        self.states: Mapping[str, State] = {}
+        try:
+            self.states = read_states(root)
+        except TrustError as error:
+            aside = root / DAMAGED_FILE
+            with explaining("the damaged state cannot be put aside", aside):
+                disk.rename(self._path, aside)
+                disk.sync_folder(root)
+            log.error("%s is damaged (%s) and now %s; all slots are new", STATE_FILE, error, aside)  # noqa: TRY400
+            self.damage = str(error)
 
     def replace(self, states: Mapping[str, State]) -> None:
         """Make these the states that count.
@@ -84,7 +105,7 @@ def read_states(root: Path) -> dict[str, State]:
 
     Raises:
         TrustError: ``state.json`` is not what an agent writes.
-        DeviceError: It cannot be read.
+        DeviceError: It cannot be read, or is another version's.
     """
     path = root / STATE_FILE
     try:
@@ -108,12 +129,15 @@ def decode_states(data: bytes, where: str) -> dict[str, State]:
 
     Raises:
         TrustError: Not exactly what :func:`encode_states` writes.
+        DeviceError: Another version's.
     """
     document = parse_object(data, where, most_bytes=MAX_STATE_BYTES)
     require_canonical(data, document, where)
     fields = Fields(document, where)
-    if fields.text("schema") != SCHEMA:
-        raise TrustError(f"not a document of {SCHEMA}", hint="update edgekit here", where=where)
+    schema = fields.text("schema")
+    if schema != SCHEMA:
+        hint = f"install the edgekit that wrote {schema[:40]!r}"
+        raise DeviceError(f"not a document of {SCHEMA}", hint=hint, where=where)
     models = fields.object("models")
     fields.close()
     return {model: parse_state(models.mapping(model), where) for model in models.names()}

@@ -3,6 +3,7 @@
     <root>/state.json                       the slots of all models; the only commit point
     <root>/bundles/<sha256>/bundle.ekb      whole, verified bundles, named by their content
     <root>/incoming/<sha256>/bundle.ekb     what is being fetched; goes on after a restart
+    <root>/state.json.damaged               what could not be read and was put aside
     <root>/reserve                          space for one more state.json on a full disk
     <root>/lock                             held by the agent that runs
 
@@ -94,6 +95,11 @@ class Slots:
     def states(self) -> Mapping[str, State]:
         """The slots by the model's name, as the disk has them."""
         return dict(self._file.states)
+
+    @property
+    def damage(self) -> str:
+        """What was wrong with the last state, which was put aside at the start; else empty."""
+        return self._file.damage
 
     def state(self, model: str) -> State:
         """Return a model's slot; a new one where the device has never had the model."""
@@ -307,8 +313,8 @@ def open_slots(
         The slots, with the names that the last commit before a crash has left.
 
     Raises:
-        TrustError: ``state.json`` is not what an agent writes.
-        DeviceError: Another agent has them open, or the folder cannot be written.
+        DeviceError: Another agent has them open, the folder cannot be written, or
+            ``state.json`` is another version's.
     """
     disk = disk or Disk()
     with explaining("the folder of the slots cannot be made", root):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import importlib
@@ -444,13 +445,36 @@ def test_only_one_agent_has_the_slots(crashes, life):
     open_slots(life.slots.root, crashes.story.TRUST).close()
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"{}", b'{"models":{},"schema":"edgekit.slots/2"}', b"\xff"]
-)
-def test_a_state_file_of_somebody_else_is_refused(tmp_path, content):
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"models":'])
+def test_a_damaged_state_file_is_put_aside(tmp_path, content):
     (tmp_path / "state.json").write_bytes(content)
-    with pytest.raises(TrustError):
+    with contextlib.closing(open_slots(tmp_path, Trust(()))) as slots:
+        assert slots.damage
+        assert slots.states == {}
+        slots.commit("m", State(reason="new"))
+    assert (tmp_path / "state.json.damaged").read_bytes() == content
+    with contextlib.closing(open_slots(tmp_path, Trust(()))) as slots:
+        assert not slots.damage
+        assert slots.state("m").reason == "new"
+
+
+def test_a_bundle_outlives_a_damaged_state_and_is_not_fetched_again(crashes, life):
+    sha256 = life.serves
+    life.slots.close()
+    (life.slots.root / "state.json").write_bytes(b"\0" * 512)
+    with contextlib.closing(open_slots(life.slots.root, crashes.story.TRUST)) as slots:
+        assert slots.damage
+        size_bytes = slots.path(sha256).stat().st_size
+        slots.receive(sha256, size_bytes, lambda _: pytest.fail("it is here"))
+        assert slots.accept(crashes.story.MODEL, sha256).serial > 0
+
+
+def test_a_state_file_of_another_version_is_left_alone(tmp_path):
+    content = b'{"models":{},"schema":"edgekit.slots/2"}'
+    (tmp_path / "state.json").write_bytes(content)
+    with pytest.raises(DeviceError, match="not a document"):
         open_slots(tmp_path, Trust(()))
+    assert (tmp_path / "state.json").read_bytes() == content
     # The lock is not kept.
     (tmp_path / "state.json").unlink()
     open_slots(tmp_path, Trust(())).close()
