@@ -107,7 +107,7 @@ def _why(order: DeviceOrder, is_online: bool | None) -> str:
         return "it is offline"
     if order.phase.value == "trial":
         stands = f"{RULES.duration_s / 60:g} min and {RULES.min_requests} requests"
-        return f"it serves on trial: {stands}, unless its settings say otherwise"
+        return f"serves for {stands}, unless set otherwise"
     return ""
 
 

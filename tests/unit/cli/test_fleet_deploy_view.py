@@ -17,7 +17,7 @@ from edgekit.fleet.orders import DeviceOrder, Phase
             "trial",
             "",
             True,
-            "it serves on trial: 10 min and 20 requests, unless its settings say otherwise",
+            "serves for 10 min and 20 requests, unless set otherwise",
         ),
         ("waiting", "", False, "it is offline"),
         ("waiting", "", True, ""),

@@ -496,7 +496,7 @@ def test_the_outputs_of_a_flow_are_closed_however_it_ends(engine, echo) -> None:
 
 def test_samples_wait_for_a_model_that_does_not_serve_yet(engine, echo, caplog) -> None:
     source, kept, stop = Given(b"one", b"two"), Kept(), threading.Event()
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="edgekit")
     thread = threading.Thread(
         target=run_flow, args=(Flow(source, "echo", (kept,)), engine, stop, time.time)
     )
