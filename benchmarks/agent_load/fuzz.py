@@ -6,6 +6,7 @@ import contextlib
 import json
 import random
 import re
+import select
 import socket
 from collections.abc import Iterator
 
@@ -18,6 +19,7 @@ PATHS = (
     "/",
     "/metrics",
 )
+_PATIENCE_S = 0.03
 METHODS = ("POST", "POST", "POST", "GET", "PUT", "X")
 
 
@@ -78,6 +80,8 @@ def throw(port: int, requests: Iterator[bytes]) -> dict[str, int]:
         with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
             with contextlib.suppress(OSError):
                 sock.sendall(raw)
+                # A server may take the end of what is sent for a client that has gone.
+                select.select([sock], [], [], _PATIENCE_S)
                 sock.shutdown(socket.SHUT_WR)
             with contextlib.suppress(OSError):
                 while chunk := sock.recv(1 << 16):
