@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from edgekit.fleet.bundles import Offer, bundle_path, bundle_url, put_bundle, re
 from edgekit.fleet.dispatch import Dispatch, Report, Wish
 from edgekit.fleet.order_store import Orders
 from edgekit.fleet.publisher import BrokerAddress, Publication, publish
-from edgekit.wire.errors import EdgekitError, RolloutError, did_you_mean
+from edgekit.wire.errors import EdgekitError, RolloutError, UsageError, did_you_mean
 from edgekit.wire.signing import PrivateKey, PublicKey
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Office:
             names: By name.
 
         Raises:
-            RolloutError: No device has the labels, or one of the names is not registered.
+            UsageError: No device has the labels, or one of the names is not registered.
         """
         known = self._known()
         found = sorted(
@@ -99,17 +99,13 @@ class Office:
             for name in names:
                 if name not in found:
                     close = did_you_mean(name, found)
-                    raise RolloutError(
+                    raise UsageError(
                         f"no device is named {name[:80]!r}",
                         hint=f"did you mean {close}?" if close else "edgekit fleet devices",
                     )
             return sorted(set(names))
         if not found:
-            what = " ".join(f"{key}={value}" for key, value in labels.items())
-            raise RolloutError(
-                f"no device has {what}" if what else "the fleet has no devices",
-                hint="`edgekit fleet devices` shows their labels",
-            )
+            raise _nobody(labels, known.values())
         return found
 
     def give(
@@ -193,3 +189,15 @@ class Office:
 
     def _publish(self, messages: Sequence[Publication]) -> None:
         publish(self._place.broker, messages)
+
+
+def _nobody(labels: Mapping[str, str], devices: Iterable[Known]) -> UsageError:
+    """Return the error that no device has these labels, with one that is like a mistyped one."""
+    there = {f"{key}={value}" for device in devices for key, value in device.labels.items()}
+    asked = [f"{key}={value}" for key, value in labels.items()]
+    strange = next((label for label in asked if label not in there), None)
+    close = did_you_mean(strange, there) if strange else None
+    return UsageError(
+        f"no device has {' '.join(asked)}" if asked else "the fleet has no devices",
+        hint=f"did you mean {close}?" if close else "`edgekit fleet devices` shows their labels",
+    )

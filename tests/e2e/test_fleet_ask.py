@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from edgekit.fleet.device_log import device_log
 from edgekit.fleet.home import FleetHome
 from edgekit.fleet.publisher import BrokerAddress
 from edgekit.fleet.settings import Settings, write_settings
+from edgekit.fleet.store import open_store
+from edgekit.fleet.store.writes import add_device
 from edgekit.wire.errors import DeviceError
 
 from ..agent_board import DEVICE, FLEET, MODEL, Board, settings_for, until  # noqa: TID252
@@ -83,6 +86,9 @@ def test_the_command_line_asks_a_device(tmp_path, small_bundle):
     settings = Settings(name=FLEET, broker_port=free_port())
     write_settings(home, settings)
     write_passwords(home, {DEVICE: hash_password("secret")})
+    engine = open_store(home.database)
+    add_device(engine, DEVICE, {}, time.time())
+    engine.dispose()
     prepare(home, settings)
     broker = subprocess.Popen(mosquitto(home), stderr=subprocess.DEVNULL)
     folder = tmp_path / "board"

@@ -37,11 +37,14 @@ def command(device: str, lines: int, home: Path, out: Output) -> None:
     import secrets
 
     from edgekit.fleet.broker import credentials
+    from edgekit.fleet.client import Fleet
     from edgekit.fleet.device_log import device_log
     from edgekit.fleet.home import FleetHome
     from edgekit.fleet.publisher import BrokerAddress
     from edgekit.fleet.settings import load_settings
 
+    with Fleet(home) as fleet:
+        fleet.device(device)  # one that is not registered would be waited for in vain
     place = FleetHome.open(home)
     settings = load_settings(place)
     address = BrokerAddress(settings.broker_host, settings.broker_port, *credentials(place, "web"))

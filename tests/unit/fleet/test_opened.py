@@ -24,7 +24,7 @@ from edgekit.fleet.settings import Settings, write_settings
 from edgekit.fleet.store import schema
 from edgekit.fleet.store.writes import add_device, remove_device
 from edgekit.runtime.sketches import LatencyHistogram
-from edgekit.wire.errors import ConfigError, RolloutError
+from edgekit.wire.errors import ConfigError, UsageError
 from edgekit.wire.signing import generate_key
 
 NOW_S = time.time()
@@ -102,9 +102,10 @@ def test_an_office_chooses_by_label_and_by_name(opened):
     assert office.choose({"site": "roof"}, []) == ["cam-1"]
     assert office.choose({}, []) == ["cam-1", "cam-2"]
     assert office.choose({}, ["cam-2"]) == ["cam-2"]
-    with pytest.raises(RolloutError, match="no device has site=moon"):
-        office.choose({"site": "moon"}, [])
-    with pytest.raises(RolloutError) as caught:
+    with pytest.raises(UsageError, match="no device has site=rof") as caught:
+        office.choose({"site": "rof"}, [])
+    assert caught.value.hint == "did you mean site=roof?"
+    with pytest.raises(UsageError) as caught:
         office.choose({}, ["cam-3"])
     assert "did you mean cam-" in (caught.value.hint or "")
 
@@ -207,6 +208,11 @@ def test_an_alert_shows_in_the_terminal_and_a_silence_counts(opened, capsys):
     assert "cam-1 is at 91 °C" in capsys.readouterr().out
     assert run(["fleet", "watch", "--home", home, "--once"]) == 0
     assert "1 of 2 online" in capsys.readouterr().out
+
+
+def test_the_log_of_a_device_that_is_not_there_is_not_waited_for(opened, capsys):
+    assert run(["fleet", "logs", "cam-3", "--home", str(opened.home.path), "--json"]) == 2
+    assert "did you mean cam-" in json.loads(capsys.readouterr().out)["hint"]
 
 
 def test_rules_are_checked_and_a_channel_is_tried(opened, capsys):
