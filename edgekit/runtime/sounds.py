@@ -29,6 +29,8 @@ ZERO_CROSSINGS = 16
 _BLOCK = 8192
 # Who writes a WAV file into a pipe cannot know its length, and writes the largest that there is.
 _UNKNOWN_LENGTH = 0x7FFF_F000
+# Some programs count a few samples more than they write.
+_SLACK = 0.01
 
 
 def decode(
@@ -171,7 +173,8 @@ def _decode_wave(data: bytes, max_duration_s: float) -> tuple[Samples, int] | No
 def _check_whole(frames: int, raw: bytes, frame_bytes: int) -> None:
     """Refuse a file with less sound than its header says: half a recording is another one."""
     there = len(raw) // frame_bytes
-    if there < frames and frames * frame_bytes < _UNKNOWN_LENGTH:
+    is_known = frames * frame_bytes < _UNKNOWN_LENGTH
+    if is_known and there < frames * (1 - _SLACK):
         raise ConfigError(
             f"the WAV file is cut off: it holds {there} of {frames} samples",
             hint="copy or record it again",

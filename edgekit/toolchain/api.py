@@ -366,6 +366,8 @@ def _start_worker(events: Any) -> None:  # noqa: ANN401
 def _stop_worker(_signal: int, _frame: object) -> None:
     if not _worker_is_busy:
         os._exit(EXIT_INTERRUPTED)
+    # A library in C++ that is interrupted while it loads would end with a trace of its own.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     # An exception, not an exit: stages remove their temporary files on the way out.
     raise KeyboardInterrupt
 

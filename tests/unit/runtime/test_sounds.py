@@ -66,6 +66,11 @@ def test_values_beyond_full_scale_are_clipped():
     np.testing.assert_allclose(found, [32767 / 32768, -1])
 
 
+def test_a_header_that_counts_a_little_too_much_is_no_cut_file():
+    data = wav(struct.pack("<1000h", *range(1000)))
+    assert len(sounds.decode(data[:-4], rate_hz=16000)) == 998
+
+
 def test_a_cut_file_is_refused():
     data = wav(struct.pack("<100h", *range(100)))
     with pytest.raises(ConfigError, match="cut off: it holds 75 of 100 samples"):

@@ -55,7 +55,7 @@ def drifts(reference: Calibrated, task: Task, run: Run, samples: Sequence[bytes]
             meter.saw_value(name, value)
         for label, confidence in seen.classes:
             meter.saw_class(label, confidence)
-    return meter.take().to_json(None, meter.reference)["drift"]
+    return meter.take().to_json(meter.reference)["drift"]
 
 
 def changed(samples: Sequence[Sample], change: Callable[[np.ndarray], np.ndarray]) -> list[bytes]:
