@@ -75,12 +75,9 @@ def shared_cache() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _own_log_level() -> Iterator[None]:
-    """Undo what a command that runs in this process sets."""
-    logger = logging.getLogger("edgekit")
-    before = logger.level
-    yield
-    logger.setLevel(before)
+def _own_log_level() -> None:
+    """Undo what commands that ran in this process have set."""
+    logging.getLogger("edgekit").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -194,7 +194,7 @@ def test_devices_do_not_fetch_again_in_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(hands_module, "_RETRY_S", (8.0,))
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="edgekit")
     shares = iter((0.0, 1.0))
     monkeypatch.setattr(hands, "_random", lambda: next(shares))
     for count in (1, 2):

@@ -50,7 +50,7 @@ def test_what_is_no_http_does_not_fill_the_log(
 ) -> None:
     server = HttpServer(engine, HttpSettings(port=0))
     server.start()
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="edgekit")
     try:
         for head in (b"\x16\x03\x01", b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket"):
             with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
